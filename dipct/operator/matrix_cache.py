@@ -1,0 +1,111 @@
+"""System matrices kept on disk, so that the same scan is traced once."""
+
+import hashlib
+import logging
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from scipy import sparse
+
+from dipct.measurement.geometry import Geometry
+from dipct.measurement.grid import Grid
+from dipct.operator.ray_tracing import Projector, assemble_matrix
+
+_VERSION = 1
+_LIMIT_BYTES = 8 * 2**30
+_LOG = logging.getLogger(__name__)
+
+
+def default_cache_folder() -> Path:
+    """Where matrices are kept: ``$DIPCT_CACHE``, or the user's cache folder."""
+    chosen = os.environ.get("DIPCT_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("dipct")) / "matrices"
+
+
+def matrix_key(
+    geometry: Geometry, grid: Grid, projector: Projector, dtype: type[np.floating]
+) -> str:
+    """A digest of everything the matrix depends on."""
+    digest = hashlib.sha256()
+    parts = {"version": _VERSION, "kind": geometry.kind, "projector": projector}
+    parts |= {"dtype": np.dtype(dtype).str, "grid": sorted(grid.to_dict().items())}
+    digest.update(repr(parts).encode())
+    for name, value in sorted(geometry.to_dict().items()):
+        array = np.asarray(value)
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def cached_matrix(
+    geometry: Geometry,
+    grid: Grid,
+    *,
+    projector: Projector = "siddon",
+    dtype: type[np.floating] = np.float32,
+    folder: Path | None = None,
+) -> sparse.csr_matrix:
+    """As :func:`assemble_matrix`, from disk if it was assembled before.
+
+    A damaged file is assembled anew; a folder that cannot be written to only costs the time of
+    assembling, and is logged.
+
+    Args:
+        geometry: the scan.
+        grid: the image grid.
+        projector: ``"siddon"`` or ``"joseph"``.
+        dtype: floating-point type of the values.
+        folder: the cache; :func:`default_cache_folder` by default. Beyond 8 GiB the matrices
+            used longest ago are removed.
+    """
+    if geometry.kind == "matrix":
+        return assemble_matrix(geometry, grid, projector=projector, dtype=dtype)
+    folder = default_cache_folder() if folder is None else folder
+    path = folder / f"{matrix_key(geometry, grid, projector, dtype)}.npz"
+    shape = (int(np.prod(geometry.projection_shape)), grid.n_pixels)
+    matrix = _load(path, shape)
+    if matrix is None:
+        matrix = assemble_matrix(geometry, grid, projector=projector, dtype=dtype)
+        _store(matrix, path)
+    return matrix
+
+
+def _load(path: Path, shape: tuple[int, int]) -> sparse.csr_matrix | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            parts = (stored["data"], stored["indices"], stored["indptr"])
+        matrix = sparse.csr_matrix(parts, shape=shape)
+        matrix.check_format(full_check=True)
+        path.touch()
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _LOG.warning("The cached matrix %s is damaged and is assembled anew: %s", path, error)
+        return None
+    return matrix
+
+
+def _store(matrix: sparse.csr_matrix, path: Path) -> None:
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez(file, data=matrix.data, indices=matrix.indices, indptr=matrix.indptr)
+        os.replace(temporary, path)
+        _forget_oldest(path.parent)
+    except OSError as error:
+        _LOG.warning("The matrix could not be kept in %s: %s", path.parent, error)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _forget_oldest(folder: Path) -> None:
+    files = sorted(folder.glob("*.npz"), key=lambda p: p.stat().st_mtime, reverse=True)
+    total = 0
+    for position, file in enumerate(files):
+        total += file.stat().st_size
+        if total > _LIMIT_BYTES and position > 0:
+            file.unlink(missing_ok=True)
