@@ -93,7 +93,9 @@ class Scan:
         indices = np.asarray(indices)
         n = self.geometry.n_views
         if indices.size == 0 or indices.min() < 0 or indices.max() >= n:
-            raise GeometryError(f"View indices must lie in 0..{n - 1}, at least one; got {indices}.")
+            raise GeometryError(
+                f"View indices must lie in 0..{n - 1}, at least one; got {indices}."
+            )
         return replace(
             self,
             projections=self.projections[indices],
@@ -161,9 +163,7 @@ class Scan:
             self,
             projections=self.projections[..., first:last],
             geometry=self.geometry.crop_detector(first, last),
-            noise=_noise_like(
-                self.noise, self.projections.shape, lambda a: a[..., first:last]
-            ),
+            noise=_noise_like(self.noise, self.projections.shape, lambda a: a[..., first:last]),
         )
 
     def with_grid(self, grid: Grid) -> "Scan":

@@ -172,7 +172,7 @@ def check_columns(first: int, last: int, n: int) -> None:
         )
 
 
-def kept_centre(first: int, step: int, n_kept: int, n: int) -> float:
+def kept_centre(first: float, step: int, n_kept: int, n: int) -> float:
     """Centre of kept cells relative to the old centre, in old cells.
 
     Args:

@@ -93,8 +93,15 @@ class VectorGeometry(Geometry):
         check_columns(first, last, self.n_rows)
         return self._resampled((0, 1, self.n_columns), (first, 1, last - first))
 
+    def decimate_columns(self, step: int) -> "VectorGeometry":
+        """Keep one column in ``step``, unbinned, those :func:`decimated_columns` names."""
+        kept = decimated_columns(self.n_columns, step)
+        n = len(range(self.n_columns)[kept])
+        # A kept cell stands in the middle of the ``step`` cells it replaces.
+        return self._resampled((kept.start - (step - 1) / 2, step, n), (0, 1, self.n_rows))
+
     def _resampled(
-        self, columns: tuple[int, int, int], rows: tuple[int, int, int]
+        self, columns: tuple[float, int, int], rows: tuple[float, int, int]
     ) -> "VectorGeometry":
         """Cells given as (first, old cells per new cell, number of new cells) along each axis."""
         vectors = self.view_vectors.copy()
@@ -104,6 +111,14 @@ class VectorGeometry(Geometry):
         vectors[:, 6:9] *= columns[1]
         vectors[:, 9:12] *= rows[1]
         return replace(self, view_vectors=vectors, n_columns=columns[2], n_rows=rows[2])
+
+
+def decimated_columns(n_columns: int, step: int) -> slice:
+    """Every ``step``-th of ``n_columns`` columns, as many as fit, around the middle."""
+    check_factor(step, n_columns)
+    n = (n_columns - 1) // step + 1
+    first = (n_columns - ((n - 1) * step + 1)) // 2
+    return slice(first, first + (n - 1) * step + 1, step)
 
 
 def check_vectors(vectors: np.ndarray) -> np.ndarray:
