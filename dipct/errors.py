@@ -46,3 +46,7 @@ class BackendUnavailableError(DipctError, RuntimeError):
 
 class DownloadError(DipctError, OSError):
     """A public data set could not be fetched whole and with the right checksum."""
+
+
+class Interrupted(DipctError, RuntimeError):
+    """Long work was stopped by the user; the message says what was kept and how to go on."""

@@ -32,9 +32,9 @@ class Grid:
     def __post_init__(self) -> None:
         """Validate and normalise the fields."""
         shape = tuple(int(n) for n in self.shape)
-        if len(shape) not in (2, 3) or min(shape) < 1:
+        if len(shape) not in (2, 3) or min(shape) < 1 or shape != tuple(self.shape):
             raise GeometryError(
-                f"A grid has shape (H, W) or (Z, H, W) with positive sizes; got {self.shape}."
+                f"A grid has shape (H, W) or (Z, H, W) of positive integers; got {self.shape}."
             )
         if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
             raise GeometryError(f"pixel_size must be positive, in mm; got {self.pixel_size}.")

@@ -31,7 +31,7 @@ class Scan:
             its pixels.
 
     Raises:
-        ShapeError: data and geometry, or truth and grid, disagree.
+        ShapeError: data and geometry, noise and data, or truth and grid, disagree.
         DataError: projections or truth are not finite.
         GeometryError: geometry and grid do not fit together.
     """
@@ -70,6 +70,7 @@ class Scan:
                     f"The scan's system matrix is for {n_pixels} pixels, the grid "
                     f"{self.grid.shape} has {self.grid.n_pixels}. Another grid cannot be used."
                 )
+        _check_noise(self.noise, projections.shape)
         if self.truth is not None:
             truth = _real(self.truth, "truth")
             if truth.shape != self.grid.shape:
@@ -92,7 +93,10 @@ class Scan:
         """
         indices = np.asarray(indices)
         n = self.geometry.n_views
-        if indices.size == 0 or indices.min() < 0 or indices.max() >= n:
+        if indices.dtype == bool and indices.shape == (n,):
+            indices = np.flatnonzero(indices)
+        whole = indices.ndim == 1 and indices.dtype.kind in "iu"
+        if not whole or indices.size == 0 or indices.min() < 0 or indices.max() >= n:
             raise GeometryError(
                 f"View indices must lie in 0..{n - 1}, at least one; got {indices}."
             )
@@ -187,6 +191,21 @@ def _check_finite(array: np.ndarray, name: str, advice: str) -> None:
         raise DataError(
             f"{bad} of {array.size} values in the {name} are NaN or infinite, the first at index "
             f"{where}. {advice}"
+        )
+
+
+def _check_noise(noise: Noise | None, shape: tuple[int, ...]) -> None:
+    if noise is None:
+        return
+    values = np.shape(noise.std if isinstance(noise, GaussianNoise) else noise.photons)
+    try:
+        fits = np.broadcast_shapes(values, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"The noise model's values have shape {values}, which does not broadcast to the "
+            f"projections' shape {shape}. Give one number, or one per measured value."
         )
 
 

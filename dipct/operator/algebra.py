@@ -177,7 +177,7 @@ class Adjoint(LinearOperator):
         return self.operator.matched
 
     @property
-    def T(self) -> LinearOperator:  # noqa: N802
+    def T(self) -> LinearOperator:
         """The operator itself."""
         return self.operator
 

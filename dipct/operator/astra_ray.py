@@ -15,7 +15,8 @@ from dipct.errors import (
 )
 from dipct.measurement.geometry import ConeSliceGeometry, Geometry, MatrixGeometry
 from dipct.measurement.grid import Grid
-from dipct.operator.base import LinearOperator, apply_linear
+from dipct.operator.base import LinearOperator, apply_linear, check_device
+from dipct.operator.ray_tracing import check_fit
 
 try:
     import astra
@@ -58,18 +59,21 @@ class AstraRayTransform(LinearOperator):
             device: ``"cpu"`` or a CUDA device; tensors on it are copied through the host.
 
         Raises:
+            GeometryError: geometry and grid do not fit together.
             BackendUnavailableError: ASTRA cannot do this scan on this device.
+            ConfigurationError: ASTRA has no such projector for this beam on the CPU.
             DeviceUnavailableError: no CUDA device is present.
         """
-        self._device = torch.device(device)
+        self.like = torch.empty(0, dtype=torch.float32, device=check_device(device))
         self.geometry, self.grid, self.projector = geometry, grid, projector
         self.domain_shape, self.range_shape = grid.image_shape, geometry.projection_shape
-        on_gpu = self._device.type == "cuda"
+        on_gpu = self.like.is_cuda
         if isinstance(geometry, MatrixGeometry | ConeSliceGeometry):
             raise BackendUnavailableError(
                 f"ASTRA has no projector for a {geometry.kind} scan; use backend='matrix'."
             )
-        if on_gpu and not (torch.cuda.is_available() and astra.use_cuda()):
+        check_fit(geometry, grid)
+        if on_gpu and not astra.use_cuda():
             raise DeviceUnavailableError(
                 "ASTRA finds no CUDA device on this machine; use device='cpu'."
             )
@@ -80,16 +84,6 @@ class AstraRayTransform(LinearOperator):
         self.matched = not on_gpu
         self._projector = _Projector(self._projector_type(on_gpu), geometry, grid)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """ASTRA computes in float32."""
-        return torch.float32
-
-    @property
-    def device(self) -> torch.device:
-        """Where tensors go in and come out."""
-        return self._device
-
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "AstraRayTransform":
@@ -97,7 +91,7 @@ class AstraRayTransform(LinearOperator):
         if dtype not in (None, torch.float32):
             raise DtypeError(f"ASTRA computes in float32; got {dtype}. Use backend='matrix'.")
         return AstraRayTransform(
-            self.geometry, self.grid, projector=self.projector, device=device or self._device
+            self.geometry, self.grid, projector=self.projector, device=device or self.like.device
         )
 
     def _projector_type(self, on_gpu: bool) -> str:

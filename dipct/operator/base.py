@@ -8,7 +8,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dipct.errors import DtypeError, InsufficientMemoryError, ShapeError
+from dipct.errors import (
+    DeviceUnavailableError,
+    DtypeError,
+    InsufficientMemoryError,
+    ShapeError,
+)
 from dipct.shapes import check_shape
 
 _LARGEST_DENSE = 2**28
@@ -103,7 +108,12 @@ class Operator(ABC):
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
-        """A copy on another device or in another floating-point type."""
+        """A copy on another device or in another floating-point type.
+
+        Raises:
+            DeviceUnavailableError: no such device on this machine.
+        """
+        device = None if device is None else check_device(device)
         moved = copy.copy(self)
         for name, value in vars(self).items():
             setattr(moved, name, _moved(value, device, dtype))
@@ -150,7 +160,7 @@ class Operator(ABC):
             )
         pattern = " ".join(["...", *map(str, shape)])
         advice = ""
-        if tuple(x.shape) == shape[1:] and shape[0] == 1:
+        if shape[:1] == (1,) and tuple(x.shape) == shape[1:]:
             advice = f"Add the channel axis: {what}[None]."
         check_shape(x, pattern, name=f"The {what} of {self!r}", advice=advice)
         if self.dtype is not None and x.dtype != self.dtype:
@@ -196,7 +206,7 @@ class LinearOperator(Operator):
         return self._apply_adjoint(y)
 
     @property
-    def T(self) -> "LinearOperator":  # noqa: N802
+    def T(self) -> "LinearOperator":
         """The adjoint as an operator; ``A.T.T is A``."""
         from dipct.operator.algebra import Adjoint
 
@@ -219,11 +229,11 @@ class LinearOperator(Operator):
         return super().linearize(x)
 
     def norm(self, *, iterations: int = 100, tolerance: float = 1e-4, seed: int = 0) -> float:
-        """Largest singular value, by power iteration on ``A^T A``.
+        """Largest singular value, by the Lanczos method on ``A^T A``.
 
         Args:
             iterations: most iterations.
-            tolerance: stop when the estimate grows by less than this share of itself.
+            tolerance: stop when the estimate grows twice by less than this share of itself.
             seed: of the starting vector.
 
         Returns:
@@ -234,14 +244,27 @@ class LinearOperator(Operator):
         # nonnegative matrix; the random part serves the others.
         x = 0.5 + torch.randn(self.domain_shape, generator=generator, dtype=torch.float64)
         x = x.to(device=self.device, dtype=self.dtype or torch.float32)
-        estimate = 0.0
+        x = x / torch.linalg.vector_norm(x)
+        before, coupling, squared, settled = torch.zeros_like(x), 0.0, 0.0, 0
+        diagonal: list[float] = []
+        off_diagonal: list[float] = []
         for _ in range(iterations):
-            x = self.adjoint(self(x / torch.linalg.vector_norm(x)))
-            squared = float(torch.linalg.vector_norm(x))
-            previous, estimate = estimate, squared**0.5
-            if squared == 0 or estimate - previous <= tolerance * estimate:
+            product = self.adjoint(self(x)) - coupling * before
+            diagonal.append(float(torch.sum(product * x)))
+            product = product - diagonal[-1] * x
+            tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+            tridiagonal += torch.diag(torch.tensor(off_diagonal, dtype=torch.float64), -1)
+            # eigvalsh reads the lower triangle only.
+            largest = max(float(torch.linalg.eigvalsh(tridiagonal)[-1]), 0.0)
+            # The eigenvalue is a square, so its share grows twice as fast.
+            settled = settled + 1 if largest - squared <= 2 * tolerance * largest else 0
+            squared = max(squared, largest)
+            coupling = float(torch.linalg.vector_norm(product))
+            if settled == 2 or coupling <= torch.finfo(x.dtype).eps * squared:
                 break
-        return estimate
+            off_diagonal.append(coupling)
+            before, x = x, product / coupling
+        return squared**0.5
 
     def to_matrix(self) -> Tensor:
         """The dense matrix of the operator on flattened tensors, [prod(range) prod(domain)].
@@ -269,6 +292,23 @@ def check_same_shape(one: tuple[int, ...], other: tuple[int, ...], what: str) ->
     """Raise a :class:`ShapeError` unless two spaces agree."""
     if one != other:
         raise ShapeError(f"{what}: shapes {one} and {other} differ.")
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device of a name, or a :class:`DeviceUnavailableError` if it is not present."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise DeviceUnavailableError(
+            f"device must name a torch device such as 'cpu', 'cuda' or 'cuda:1'; got {device!r}. "
+            "A floating-point type is given as dtype=..."
+        ) from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailableError(
+            f"{found} is not present on this machine, torch finds {torch.cuda.device_count()} "
+            "CUDA devices; use device='cpu'."
+        )
+    return found
 
 
 def _tensors_in(value: Any) -> list[Tensor]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dipct.operator.base import LinearOperator, Operator
+from dipct.operator.base import LinearOperator, Operator, apply_linear
 
 
 class Jacobian(LinearOperator):
@@ -21,6 +21,11 @@ class Jacobian(LinearOperator):
         self.value = operator(self.point)
         self.domain_shape, self.range_shape = tuple(point.shape), tuple(self.value.shape)
 
+    @property
+    def matched(self) -> bool:  # type: ignore[override]
+        """Whether every linear part of the operator has an exact adjoint."""
+        return _is_matched(self.operator)
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Jacobian":
@@ -28,16 +33,32 @@ class Jacobian(LinearOperator):
         return Jacobian(self.operator.to(device, dtype), self.point.to(device, dtype))
 
     def _apply(self, x: Tensor) -> Tensor:
+        return apply_linear(x, self._push, self._pull)
+
+    def _apply_adjoint(self, y: Tensor) -> Tensor:
+        return apply_linear(y, self._pull, self._push)
+
+    def _push(self, x: Tensor) -> Tensor:
         def push(v: Tensor) -> Tensor:
-            return torch.func.jvp(self.operator, (self.point,), (v,))[1]
+            return self.operator.jvp(self.point, v)
 
         return _over_batch(push, x, len(self.domain_shape))
 
-    def _apply_adjoint(self, y: Tensor) -> Tensor:
+    def _pull(self, y: Tensor) -> Tensor:
         def pull(w: Tensor) -> Tensor:
-            return torch.func.vjp(self.operator, self.point)[1](w)[0]
+            return self.operator.vjp(self.point, w)
 
         return _over_batch(pull, y, len(self.range_shape))
+
+
+def _is_matched(value: object) -> bool:
+    if isinstance(value, LinearOperator) and not value.matched:
+        return False
+    if isinstance(value, Operator):
+        return all(_is_matched(part) for part in vars(value).values())
+    if isinstance(value, tuple | list):
+        return all(_is_matched(part) for part in value)
+    return True
 
 
 def _over_batch(function, x: Tensor, ndim: int) -> Tensor:  # noqa: ANN001

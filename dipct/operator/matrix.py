@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from dipct.errors import DtypeError, ShapeError
-from dipct.operator.base import LinearOperator, apply_linear
+from dipct.operator.base import LinearOperator, apply_linear, check_device
 
 
 class MatrixOperator(LinearOperator):
@@ -44,6 +44,7 @@ class MatrixOperator(LinearOperator):
         Raises:
             ShapeError: the matrix does not map between the two spaces.
             DtypeError: another floating-point type; sparse products have only the two.
+            DeviceUnavailableError: no such device on this machine.
         """
         expected = (int(np.prod(range_shape)), int(np.prod(domain_shape)))
         if matrix.shape != expected:
@@ -51,10 +52,14 @@ class MatrixOperator(LinearOperator):
                 f"A matrix from {tuple(domain_shape)} to {tuple(range_shape)} has shape "
                 f"{expected}; got {matrix.shape}."
             )
-        _check_dtype(dtype)
+        check_stored_dtype(dtype)
+        device = check_device(device)
         self.domain_shape, self.range_shape = tuple(domain_shape), tuple(range_shape)
         values = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
         rows = sparse.csr_matrix(matrix, dtype=values)
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
         self.matrix = _to_torch(rows).to(device)
         self.transpose = _to_torch(rows.T.tocsr()).to(device)
 
@@ -63,7 +68,7 @@ class MatrixOperator(LinearOperator):
     ) -> Self:
         """A copy on another device or in another floating-point type."""
         if dtype is not None:
-            _check_dtype(dtype)
+            check_stored_dtype(dtype)
         return super().to(device, dtype)
 
     @property
@@ -92,7 +97,7 @@ class MatrixOperator(LinearOperator):
 
 def _product(matrix: Tensor, x: Tensor, ndim: int, out_shape: tuple[int, ...]) -> Tensor:
     batch = x.shape[: x.ndim - ndim]
-    flat = x.reshape(*batch, -1).reshape(-1, matrix.shape[1])
+    flat = x.reshape(-1, matrix.shape[1])
     if len(flat) == 1:
         return (matrix @ flat[0]).reshape(*batch, *out_shape)
     # The product wants the batch innermost, the images' layout has it outermost.
@@ -111,7 +116,8 @@ def _to_torch(matrix: sparse.csr_matrix) -> Tensor:
         return torch.sparse_csr_tensor(*parts, size=matrix.shape, check_invariants=True)
 
 
-def _check_dtype(dtype: torch.dtype) -> None:
+def check_stored_dtype(dtype: torch.dtype) -> None:
+    """Raise a :class:`DtypeError` unless a sparse matrix can be stored in ``dtype``."""
     if dtype not in (torch.float32, torch.float64):
         raise DtypeError(
             f"Sparse matrices are stored in float32 or float64; got {dtype}. Convert the image "

@@ -1,8 +1,10 @@
 """System matrices kept on disk, so that the same scan is traced once."""
 
+import contextlib
 import hashlib
 import logging
 import os
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import platformdirs
 from scipy import sparse
 
+from dipct.measurement.digest import geometry_digest
 from dipct.measurement.geometry import Geometry
 from dipct.measurement.grid import Grid
 from dipct.operator.ray_tracing import Projector, assemble_matrix
@@ -29,15 +32,8 @@ def matrix_key(
     geometry: Geometry, grid: Grid, projector: Projector, dtype: type[np.floating]
 ) -> str:
     """A digest of everything the matrix depends on."""
-    digest = hashlib.sha256()
-    parts = {"version": _VERSION, "kind": geometry.kind, "projector": projector}
-    parts |= {"dtype": np.dtype(dtype).str, "grid": sorted(grid.to_dict().items())}
-    digest.update(repr(parts).encode())
-    for name, value in sorted(geometry.to_dict().items()):
-        array = np.asarray(value)
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]
+    settings = f"{_VERSION} {projector} {np.dtype(dtype).str} {geometry_digest(geometry, grid)}"
+    return hashlib.sha256(settings.encode()).hexdigest()[:32]
 
 
 def cached_matrix(
@@ -81,15 +77,17 @@ def _load(path: Path, shape: tuple[int, int]) -> sparse.csr_matrix | None:
             parts = (stored["data"], stored["indices"], stored["indptr"])
         matrix = sparse.csr_matrix(parts, shape=shape)
         matrix.check_format(full_check=True)
-        path.touch()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         _LOG.warning("The cached matrix %s is damaged and is assembled anew: %s", path, error)
         return None
+    # The time of last use; a folder for reading only keeps its own.
+    with contextlib.suppress(OSError):
+        path.touch()
     return matrix
 
 
 def _store(matrix: sparse.csr_matrix, path: Path) -> None:
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -99,7 +97,8 @@ def _store(matrix: sparse.csr_matrix, path: Path) -> None:
     except OSError as error:
         _LOG.warning("The matrix could not be kept in %s: %s", path.parent, error)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _forget_oldest(folder: Path) -> None:

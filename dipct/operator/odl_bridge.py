@@ -63,8 +63,15 @@ def from_odl(operator: Any, *, dtype: torch.dtype = torch.float32) -> Operator:
 
 def _weight(space: Any) -> float:
     """The constant weight of a space's inner product."""
-    one = space.one()
-    return float(space.inner(one, one)) / float(np.prod(space.shape))
+    one, ramp = space.one(), np.linspace(1.0, 2.0, int(np.prod(space.shape)))
+    weight = float(space.inner(one, one)) / ramp.size
+    weighted_sum = float(space.inner(one, space.element(ramp.reshape(space.shape))))
+    if not np.isclose(weighted_sum, weight * ramp.sum(), rtol=1e-4):
+        raise BackendUnavailableError(
+            f"The inner product of {space!r} weighs its entries differently; the bridge to ODL "
+            "needs one weight for all. Use spaces with a constant weighting."
+        )
+    return weight
 
 
 class _ToOdl(odl.Operator):
@@ -104,6 +111,8 @@ class _FromOdl(Operator):
         shape = tuple(operator.domain.shape)
         self.domain_shape = (1, *shape) if len(shape) == 2 else shape
         self.range_shape = tuple(operator.range.shape)
+        # Turns ODL's adjoint, in weighted inner products, into the transpose.
+        self.unweight = _weight(operator.domain) / _weight(operator.range)
         self.like = torch.empty(0, dtype=dtype)
 
     def _array(self, x: Tensor, space: Any) -> Any:
@@ -129,9 +138,8 @@ class _FromOdl(Operator):
 
     def _pull(self, point: Tensor, w: Tensor) -> Tensor:
         derivative = self.operator.derivative(self._array(point, self.operator.domain))
-        factor = _weight(self.operator.domain) / _weight(self.operator.range)
         pulled = self._transport(derivative.adjoint, w, self.range_shape, self.domain_shape)
-        return factor * pulled
+        return self.unweight * pulled
 
     def _transport(self, linear: Any, x: Tensor, shape: tuple[int, ...], out_shape) -> Tensor:  # noqa: ANN001
         return self._over_batch(
@@ -223,7 +231,6 @@ class _LinearFromOdl(_FromOdl, LinearOperator):
         return apply_linear(y, self._backward, self._forward)
 
     def _backward(self, y: Tensor) -> Tensor:
-        factor = _weight(self.operator.domain) / _weight(self.operator.range)
-        return factor * self._transport(
+        return self.unweight * self._transport(
             self.operator.adjoint, y, self.range_shape, self.domain_shape
         )

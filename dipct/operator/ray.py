@@ -9,12 +9,13 @@ import torch
 from dipct.errors import ConfigurationError
 from dipct.measurement.geometry import Geometry
 from dipct.measurement.grid import Grid
-from dipct.operator.base import LinearOperator
-from dipct.operator.matrix import MatrixOperator
+from dipct.operator.base import LinearOperator, check_device
+from dipct.operator.matrix import MatrixOperator, check_stored_dtype
 from dipct.operator.matrix_cache import cached_matrix
 from dipct.operator.ray_tracing import Projector, assemble_matrix
+from dipct.operator.traced import TracedRayTransform
 
-Backend = Literal["matrix", "astra"]
+Backend = Literal["matrix", "traced", "astra"]
 
 
 class RayTransform(MatrixOperator):
@@ -51,15 +52,17 @@ class RayTransform(MatrixOperator):
         Raises:
             GeometryError: geometry and grid do not fit together.
             InsufficientMemoryError: the matrix is estimated not to fit into memory.
+            DtypeError: another floating-point type.
+            DeviceUnavailableError: no such device on this machine.
         """
+        check_stored_dtype(dtype)
+        device = check_device(device)
         values = np.float64 if dtype == torch.float64 else np.float32
         if cache is False:
             matrix = assemble_matrix(geometry, grid, projector=projector, dtype=values)
         else:
             folder = None if cache is True else cache
-            matrix = cached_matrix(
-                geometry, grid, projector=projector, dtype=values, folder=folder
-            )
+            matrix = cached_matrix(geometry, grid, projector=projector, dtype=values, folder=folder)
         super().__init__(
             matrix, grid.image_shape, geometry.projection_shape, dtype=dtype, device=device
         )
@@ -80,8 +83,9 @@ def ray_transform(
     Args:
         geometry: the scan.
         grid: the image grid.
-        backend: ``"matrix"`` for a stored sparse matrix (fast, exact adjoint), ``"astra"`` for
-            ASTRA's matrix-free projectors.
+        backend: ``"matrix"`` for a stored sparse matrix (fast, exact adjoint), ``"traced"`` for
+            tracing the rays anew for every product (little memory, exact adjoint, CPU),
+            ``"astra"`` for ASTRA's matrix-free projectors (planar, or CUDA).
         projector: ``"siddon"`` or ``"joseph"``; ASTRA calls them line and linear.
         device: where projections are computed.
         cache: keep a stored matrix on disk, see :class:`RayTransform`.
@@ -95,4 +99,10 @@ def ray_transform(
         from dipct.operator.astra_ray import AstraRayTransform
 
         return AstraRayTransform(geometry, grid, projector=projector, device=device)
-    raise ConfigurationError(f"backend must be 'matrix' or 'astra'; got {backend!r}.")
+    if backend == "traced":
+        if torch.device(device).type != "cpu":
+            raise ConfigurationError("The backend 'traced' computes on the CPU; use device cpu.")
+        return TracedRayTransform(geometry, grid, projector=projector)
+    raise ConfigurationError(
+        f"backend must be 'matrix', 'traced' or 'astra'; got {backend!r}."
+    )

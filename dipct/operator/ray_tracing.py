@@ -29,6 +29,8 @@ Projector = Literal["siddon", "joseph"]
 PROJECTORS: tuple[str, ...] = ("siddon", "joseph")
 
 _SLABS_PER_CHUNK = 2**17
+# Pixels a ray may be off by rounding; one closer to a corner than this goes through the corner.
+_ROUNDING = 1e-9
 _THREADS = 4
 
 
@@ -95,7 +97,7 @@ def assemble_matrix(
         raise ConfigurationError(f"projector must be one of {PROJECTORS}; got {projector!r}.")
     if isinstance(geometry, MatrixGeometry):
         return geometry.matrix.astype(dtype)
-    _check_fit(geometry, grid)
+    check_fit(geometry, grid)
     _check_memory(geometry, grid, projector)
     trace = {
         ("siddon", 2): _siddon_plane,
@@ -125,15 +127,16 @@ def assemble_matrix(
 
 
 def estimate_nonzeros(geometry: Geometry, grid: Grid, projector: Projector = "siddon") -> int:
-    """Upper estimate of the non-zeros of :func:`assemble_matrix`, without tracing."""
+    """Upper bound of the non-zeros of :func:`assemble_matrix`, without tracing."""
     if isinstance(geometry, MatrixGeometry):
         return int(geometry.matrix.nnz)
-    per_slab = {("siddon", 2): 1.4, ("joseph", 2): 2, ("siddon", 3): 2, ("joseph", 3): 4}
+    per_slab = {("siddon", 2): 2, ("joseph", 2): 2, ("siddon", 3): 3, ("joseph", 3): 4}
     n_rays = int(np.prod(geometry.projection_shape))
     return int(n_rays * max(grid.shape) * per_slab[projector, grid.ndim])
 
 
-def _check_fit(geometry: Geometry, grid: Grid) -> None:
+def check_fit(geometry: Geometry, grid: Grid) -> None:
+    """Raise a :class:`GeometryError` unless the scan's rays can be traced through the grid."""
     if geometry.is_planar != (grid.ndim == 2):
         raise GeometryError(
             f"A {geometry.kind} geometry with detector shape {geometry.detector_shape} needs a "
@@ -159,8 +162,8 @@ def _check_memory(geometry: Geometry, grid: Grid, projector: Projector) -> None:
             f"The system matrix of {int(np.prod(geometry.projection_shape))} rays through "
             f"{grid.n_pixels} pixels would hold up to {entries:.2e} non-zeros and need "
             f"{needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free and 2^31 entries are the "
-            "limit. Use fewer views, detector binning or a coarser grid, or the matrix-free "
-            "operator (backend 'astra')."
+            "limit. Use fewer views, detector binning or a coarser grid, or a matrix-free "
+            "operator (backend 'traced' or 'astra')."
         )
 
 
@@ -187,6 +190,8 @@ def _to_index_rays(rays: Rays, geometry: Geometry, grid: Grid) -> _IndexRays:
     start = (rays.origins[:, order] - first_edge) * sign / h
     step = rays.directions[:, order] * sign / h
     length = np.linalg.norm(rays.directions, axis=1)
+    if geometry.beam == "cone":
+        length[_is_behind_source(rays, grid)] = 0.0
     if np.any(np.all(step == 0, axis=1)):
         raise GeometryError("A ray runs along z and never crosses the plane of the image.")
     fastest = np.abs(step).argmax(1)
@@ -221,6 +226,16 @@ def _to_index_rays(rays: Rays, geometry: Geometry, grid: Grid) -> _IndexRays:
     )
 
 
+def _is_behind_source(rays: Rays, grid: Grid) -> np.ndarray:
+    """Which rays could meet the grid only behind their origin, [N]."""
+    origins, directions = rays.origins[:, : grid.ndim], rays.directions[:, : grid.ndim]
+    # One pixel more, since interpolation reaches beyond the border.
+    lower, upper = grid.lower - grid.pixel_size, grid.upper + grid.pixel_size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        leave = np.maximum((lower - origins) / directions, (upper - origins) / directions)
+    return np.where(directions == 0, np.inf, leave).min(1) < 0
+
+
 def _compress(columns: np.ndarray, values: np.ndarray) -> _Entries:
     """Drop empty entries of [N S K] candidates, keeping the order within each ray."""
     n = len(values)
@@ -249,7 +264,7 @@ def _siddon_plane(rays: _IndexRays) -> _Entries:
     length *= exists
     low = np.minimum(across[:, :-1], across[:, 1:])
     high = np.maximum(across[:, :-1], across[:, 1:])
-    first, last = np.floor(low), np.floor(high)
+    first, last = np.floor(low + _ROUNDING), np.floor(high - _ROUNDING)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(last > first, (high - last) / (high - low), 0.0)
     size = rays.sizes[:, 1:]
@@ -300,7 +315,8 @@ def _siddon_space(rays: _IndexRays) -> _Entries:
     for axis in (1, 2):
         across = rays.start[:, axis, None] + t * rays.step[:, axis, None]
         enter, leave = across[:, :-1], across[:, 1:]
-        first, last = np.floor(enter), np.floor(leave)
+        shift = _ROUNDING * np.sign(rays.step[:, axis, None])
+        first, last = np.floor(enter + shift), np.floor(leave - shift)
         with np.errstate(divide="ignore", invalid="ignore"):
             boundary = np.maximum(first, last)
             at = np.where(first != last, (boundary - enter) / (leave - enter), 1.0)

@@ -155,11 +155,26 @@ def check_positive(**values: float) -> None:
             raise GeometryError(f"{name} must be positive; got {value}.")
 
 
+def check_counts(**values: int) -> None:
+    """Raise a :class:`GeometryError` for the first value that is not a positive integer."""
+    for name, value in values.items():
+        if not (np.isfinite(value) and value >= 1 and int(value) == value):
+            raise GeometryError(f"{name} must be a positive integer; got {value}.")
+
+
+def check_finite(**values: float) -> None:
+    """Raise a :class:`GeometryError` for the first value that is not finite."""
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise GeometryError(f"{name} must be finite; got {value}.")
+
+
 def check_factor(factor: int, n: int) -> None:
     """Raise a :class:`GeometryError` unless ``n`` cells can be binned by ``factor``."""
-    if factor < 1 or factor > n:
+    if factor < 1 or factor > n or int(factor) != factor:
         raise GeometryError(
-            f"Detector binning needs a factor from 1 to the number of cells, {n}; got {factor}."
+            f"Detector binning needs a whole factor from 1 to the number of cells, {n}; got "
+            f"{factor}."
         )
 
 

@@ -10,7 +10,9 @@ from dipct.measurement.geometry.base import (
     Geometry,
     check_angles,
     check_columns,
+    check_counts,
     check_factor,
+    check_finite,
     check_positive,
     kept_centre,
 )
@@ -45,7 +47,9 @@ class ParallelGeometry(Geometry):
     def __post_init__(self) -> None:
         """Validate the fields."""
         object.__setattr__(self, "angles", check_angles(self.angles))
-        check_positive(n_columns=self.n_columns, column_spacing=self.column_spacing)
+        check_counts(n_columns=self.n_columns)
+        check_positive(column_spacing=self.column_spacing)
+        check_finite(column_offset=self.column_offset)
 
     @property
     def n_views(self) -> int:
@@ -110,12 +114,13 @@ class FanGeometry(Geometry):
     def __post_init__(self) -> None:
         """Validate the fields."""
         object.__setattr__(self, "angles", check_angles(self.angles))
+        check_counts(n_columns=self.n_columns)
         check_positive(
-            n_columns=self.n_columns,
             column_spacing=self.column_spacing,
             source_origin=self.source_origin,
             source_detector=self.source_origin + self.origin_detector,
         )
+        check_finite(column_offset=self.column_offset)
 
     @property
     def n_views(self) -> int:
@@ -195,14 +200,14 @@ class ConeGeometry(Geometry):
     def __post_init__(self) -> None:
         """Validate the fields."""
         object.__setattr__(self, "angles", check_angles(self.angles))
+        check_counts(n_rows=self.n_rows, n_columns=self.n_columns)
         check_positive(
-            n_rows=self.n_rows,
-            n_columns=self.n_columns,
             row_spacing=self.row_spacing,
             column_spacing=self.column_spacing,
             source_origin=self.source_origin,
             source_detector=self.source_origin + self.origin_detector,
         )
+        check_finite(column_offset=self.column_offset, row_offset=self.row_offset)
 
     @property
     def n_views(self) -> int:

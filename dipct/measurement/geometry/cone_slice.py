@@ -11,10 +11,12 @@ from dipct.measurement.geometry.base import (
     Geometry,
     Rays,
     check_columns,
+    check_counts,
     check_factor,
     check_positive,
 )
 from dipct.measurement.geometry.vectors import VectorGeometry, angles_of_vectors, check_vectors
+from dipct.shapes import check_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ class ConeSliceGeometry(Geometry):
     def __post_init__(self) -> None:
         """Validate the fields."""
         object.__setattr__(self, "view_vectors", check_vectors(self.view_vectors))
-        check_positive(n_rows=self.n_rows, n_columns=self.n_columns)
+        check_counts(n_rows=self.n_rows, n_columns=self.n_columns)
         rows = np.array(self.rows, dtype=np.float64)
         expected = (len(self.view_vectors), self.n_columns)
         if rows.shape != expected or not np.all((rows >= 0) & (rows <= self.n_rows - 1)):
@@ -82,7 +84,21 @@ class ConeSliceGeometry(Geometry):
             slice_z: ``z`` of the centre of the slice of interest, mm.
             n_slices: slices in the stack, centred on ``z = 0``.
             volume_shape: voxels of the whole volume, ``(Z, H, W)``, centred on the origin.
+
+        Raises:
+            GeometryError: not a cone-beam scan, the slice is outside the stack, or no ray of
+                the scan meets it.
         """
+        check_positive(voxel_size=voxel_size)
+        check_counts(n_slices=n_slices)
+        if geometry.beam != "cone" or geometry.is_planar:
+            raise GeometryError("A slice is chosen from a cone-beam scan with detector rows.")
+        bound = n_slices * voxel_size / 2
+        if not abs(slice_z) <= bound:
+            raise GeometryError(
+                f"The slice at z = {slice_z} mm lies outside the stack of {n_slices} slices, "
+                f"which reaches to {bound:g} mm; use more slices."
+            )
         depth, height, width = (n * voxel_size for n in volume_shape)
         half = np.array([width, height, depth]) / 2
         rays = geometry.rays()
@@ -92,7 +108,11 @@ class ConeSliceGeometry(Geometry):
             rays, np.array([-half[0], -half[1], low]), np.array([half[0], half[1], high])
         )
         share = np.divide(in_slice, in_volume, out=np.zeros_like(in_slice), where=in_volume > 0)
-        bound = n_slices * voxel_size / 2
+        if not share.any():
+            raise GeometryError(
+                f"No ray of the scan meets the slice at z = {slice_z} mm; choose other detector "
+                "rows or another slice."
+            )
         return cls(
             geometry.vectors(),
             geometry.n_rows,
@@ -143,7 +163,18 @@ class ConeSliceGeometry(Geometry):
 
         Returns:
             [A D]; fractional rows are interpolated.
+
+        Raises:
+            ShapeError: another shape.
         """
+        check_shape(
+            projections,
+            "A R D",
+            name="projections",
+            A=self.n_views,
+            R=self.n_rows,
+            D=self.n_columns,
+        )
         low = np.floor(self.rows).astype(int)
         high = np.minimum(low + 1, self.n_rows - 1)
         weight = self.rows - low

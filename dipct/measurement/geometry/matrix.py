@@ -13,8 +13,8 @@ from dipct.measurement.geometry.base import (
     Rays,
     check_angles,
     check_columns,
+    check_counts,
     check_factor,
-    check_positive,
 )
 
 
@@ -37,7 +37,7 @@ class MatrixGeometry(Geometry):
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        check_positive(n_columns=self.n_columns)
+        check_counts(n_columns=self.n_columns)
         matrix = sparse.csr_matrix(self.matrix)
         if matrix.shape[0] % self.n_columns or matrix.shape[0] == 0:
             raise GeometryError(

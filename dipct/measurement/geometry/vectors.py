@@ -10,8 +10,8 @@ from dipct.measurement.geometry.base import (
     Beam,
     Geometry,
     check_columns,
+    check_counts,
     check_factor,
-    check_positive,
     kept_centre,
 )
 
@@ -40,7 +40,7 @@ class VectorGeometry(Geometry):
     def __post_init__(self) -> None:
         """Validate the fields."""
         object.__setattr__(self, "view_vectors", check_vectors(self.view_vectors))
-        check_positive(n_rows=self.n_rows, n_columns=self.n_columns)
+        check_counts(n_rows=self.n_rows, n_columns=self.n_columns)
         if self.beam not in ("cone", "parallel"):
             raise GeometryError(f"beam must be 'cone' or 'parallel'; got {self.beam!r}.")
         if self.planar and self.n_rows != 1:

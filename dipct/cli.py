@@ -1,0 +1,398 @@
+"""The command line: one subcommand per verb, no logic of its own."""
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dipct.errors import ConfigurationError, DipctError, Interrupted
+
+app = typer.Typer(
+    name="dipct",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reconstruct measured and simulated scans.",
+)
+scan_app = typer.Typer(no_args_is_help=True, help="Look at scans.")
+data_app = typer.Typer(no_args_is_help=True, help="Public data sets.")
+app.add_typer(scan_app, name="scan")
+app.add_typer(data_app, name="data")
+
+_OUT = Console()
+_ERR = Console(stderr=True)
+
+
+class GeometryChoice(StrEnum):
+    """Nominal geometries of `dipct simulate`."""
+
+    parallel = "parallel"
+    fan = "fan"
+    cone = "cone"
+    cwi_walnut = "cwi-walnut"
+
+
+class MethodChoice(StrEnum):
+    """Methods of `dipct reconstruct`."""
+
+    fbp = "fbp"
+    fdk = "fdk"
+    cgls = "cgls"
+    sirt = "sirt"
+    tv = "tv"
+
+
+class ExportChoice(StrEnum):
+    """Formats of `dipct export`."""
+
+    tiff = "tiff"
+    nifti = "nifti"
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[bool, typer.Option(help="Show the full traceback of an error.")] = False,
+) -> None:
+    """Options that stand before any subcommand; `main` reads --debug itself."""
+
+
+@app.command()
+def simulate(
+    source: Annotated[
+        str, typer.Argument(help="A phantom's name, an image file, or example:walnut.")
+    ],
+    out: Annotated[Path, typer.Option(help="Scan file to write.")],
+    geometry: Annotated[GeometryChoice | None, typer.Option(help="parallel by default.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Take geometry and grid from this scan instead.")
+    ] = None,
+    pixels: Annotated[int | None, typer.Option(help="Pixels along a side.")] = None,
+    views: Annotated[int | None, typer.Option(help="Number of views.")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="White noise, share of mean |Ax|; 0.05 by default.")
+    ] = None,
+    counts: Annotated[
+        float | None, typer.Option(help="Poisson noise with so many photons instead.")
+    ] = None,
+    oversampling: Annotated[
+        int, typer.Option(help="Object pixels per image pixel along each axis.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of phantom and noise.")] = 0,
+) -> None:
+    """Simulate a scan of a phantom or picture."""
+    from dipct.measurement.scan_file import write_scan
+    from dipct.pipeline import open_scan
+    from dipct.pipeline import simulate as simulate_scan
+
+    if like is not None and geometry is not None:
+        raise ConfigurationError("Choose --geometry or --like, not both.")
+    _check_writable(out)
+    kind: Any = open_scan(like) if like else (geometry or GeometryChoice.parallel).value
+    scan = simulate_scan(
+        source,
+        geometry=kind,
+        pixels=pixels,
+        views=views,
+        noise=noise,
+        counts=counts,
+        oversampling=oversampling,
+        seed=seed,
+    )
+    write_scan(scan, out)
+    _OUT.print(f"Wrote {out}: {_shape(scan.projections.shape)} projections.", soft_wrap=True)
+
+
+@app.command()
+def reconstruct(
+    scan: Annotated[str, typer.Argument(help="A scan file or folder, or example:walnut.")],
+    out: Annotated[Path, typer.Option(help="Run file to write, .h5.")],
+    method: Annotated[MethodChoice | None, typer.Option(help="tv by default.")] = None,
+    views: Annotated[int | None, typer.Option(help="Use so many equispaced views.")] = None,
+    angular_range: Annotated[
+        float | None, typer.Option(help="Use the views within so many degrees of the first.")
+    ] = None,
+    bin: Annotated[int | None, typer.Option(help="Average so many detector cells.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Pixels along the longer side.")] = None,
+    tv_weight: Annotated[
+        str | None, typer.Option(help="Weight of total variation, or discrepancy (default).")
+    ] = None,
+    isotropic: Annotated[
+        bool | None, typer.Option(help="Isotropic or anisotropic total variation.")
+    ] = None,
+    nonnegative: Annotated[
+        bool | None, typer.Option(help="Constrain the image to be nonnegative.")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Stop at this relative gap or normal residual.")
+    ] = None,
+    discrepancy_stopping: Annotated[
+        bool | None, typer.Option(help="Stop at the noise level (cgls, sirt).")
+    ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(help="ram-lak, shepp-logan, cosine, hamming or hann (fbp, fdk)."),
+    ] = None,
+    frequency_scaling: Annotated[
+        float | None, typer.Option(help="Cut-off of the filter, share of Nyquist.")
+    ] = None,
+    projector: Annotated[str | None, typer.Option(help="siddon or joseph.")] = None,
+    backend: Annotated[str | None, typer.Option(help="matrix, traced or astra.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of an example's object, noise.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Reference image to compare with.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings; options here come first.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
+    ] = False,
+) -> None:
+    """Reconstruct a scan; writes a run file, its metrics as JSON and a figure."""
+    from dipct.configuration import ReconstructionConfiguration, read_configuration_file
+    from dipct.figures import run_figure, save_figure
+    from dipct.pipeline import open_scan
+    from dipct.pipeline import reconstruct as reconstruct_scan
+    from dipct.run import write_run
+
+    given = {
+        "method": method.value if method else None,
+        "views": views,
+        "angular_range": angular_range,
+        "bin": bin,
+        "pixels": pixels,
+        "tv_weight": _number_or_word(tv_weight),
+        "isotropic": isotropic,
+        "nonnegative": nonnegative,
+        "iterations": iterations,
+        "tolerance": tolerance,
+        "discrepancy_stopping": discrepancy_stopping,
+        "filter": filter,
+        "frequency_scaling": frequency_scaling,
+        "projector": projector,
+        "backend": backend,
+        "seed": seed,
+        "device": device,
+    }
+    settings = read_configuration_file(config) if config else {}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    configuration = ReconstructionConfiguration.from_values({"method": "tv", **settings})
+    if out.suffix.lower() not in (".h5", ".hdf5"):
+        raise ConfigurationError(f"--out must be a run file ending in .h5; got {out}.")
+    _check_writable(out)
+    measured = open_scan(scan, configuration)
+    run = reconstruct_scan(
+        measured,
+        configuration,
+        truth=truth,
+        source=scan,
+        checkpoint=out.with_name(f"{out.name}.checkpoint"),
+        resume=resume,
+        cache=True,
+        progress=True,
+    )
+    write_run(run, out)
+    figure = out.with_suffix(".png")
+    save_figure(run_figure(run), figure)
+    _print_run(run)
+    _OUT.print(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.", soft_wrap=True)
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run file.")],
+    out: Annotated[Path | None, typer.Option(help="Figure to write; RUN.png by default.")] = None,
+) -> None:
+    """Print what a run file holds, and draw it."""
+    from dipct.figures import run_figure, save_figure
+    from dipct.run import read_run
+
+    found = read_run(run)
+    figure = out or run.with_suffix(".png")
+    save_figure(run_figure(found), figure)
+    _print_run(found)
+    _OUT.print(f"Wrote {figure}.", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run files.")],
+    out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("compare.png"),
+) -> None:
+    """Compare runs: a table, and the images side by side with their errors."""
+    from dipct.figures import comparison_figure, save_figure
+    from dipct.run import read_run
+
+    found = [read_run(path) for path in runs]
+    names = [path.stem for path in runs]
+    save_figure(comparison_figure(found, names), out)
+    metrics = list(dict.fromkeys(name for run in found for name in run.metrics))
+    table = Table("run", "method", "views", "iterations", "seconds", *metrics)
+    for name, run in zip(names, found, strict=True):
+        values = [f"{run.metrics[m]:.4g}" if m in run.metrics else "" for m in metrics]
+        views, seconds = str(run.scan.geometry.n_views), f"{run.duration_s:.1f}"
+        table.add_row(name, run.method, views, str(run.iterations), seconds, *values)
+    _OUT.print(table)
+    _OUT.print(f"Wrote {out}.", soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run file.")],
+    to: Annotated[ExportChoice, typer.Option(help="Format.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; named after RUN by default.")
+    ] = None,
+) -> None:
+    """Write the image of a run in the format of other programs."""
+    from dipct.export import FORMATS, export_run
+    from dipct.run import read_run
+
+    path = out or run.with_suffix(FORMATS[to.value])
+    export_run(read_run(run), path, to=to.value)
+    _OUT.print(f"Wrote {path}.", soft_wrap=True)
+
+
+@scan_app.command("info")
+def scan_info(
+    scan: Annotated[str, typer.Argument(help="A scan file or folder, or example:walnut.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Figure to write; SCAN-scan.png by default.")
+    ] = None,
+) -> None:
+    """Print what a scan is, and draw its sinogram and geometry."""
+    from dipct.figures import save_figure, scan_figure
+    from dipct.pipeline import open_scan
+
+    found = open_scan(scan)
+    stem = scan.replace(":", "-") if scan.startswith("example:") else Path(scan).resolve().stem
+    path = out or Path(f"{stem}-scan.png")
+    save_figure(scan_figure(found), path)
+    low, high = found.projections.min(), found.projections.max()
+    unit = found.length_unit
+    rows = {
+        **found.geometry.summary(),
+        "lengths in": unit,
+        "projections": f"{_shape(found.projections.shape)}, {low:.3g} to {high:.3g}",
+        "grid": f"{_shape(found.grid.shape)} pixels of {found.grid.pixel_size:.6g} {unit}",
+        "noise": found.noise.describe() if found.noise else "not described",
+        "truth": found.truth_source or "none",
+        **found.metadata,
+    }
+    _print_rows(rows)
+    _OUT.print(f"Wrote {path}.", soft_wrap=True)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the public data sets that can be fetched."""
+    from dipct.measurement.datasets import list_data_sets
+
+    table = Table("name", "title", "DOI", "licence")
+    for data_set in list_data_sets():
+        table.add_row(data_set.name, data_set.title, data_set.doi, data_set.licence)
+    _OUT.print(table)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A name from `dipct data list`.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to; a folder of the user's cache by default.")
+    ] = None,
+    file: Annotated[
+        list[str] | None, typer.Option(help="Only this file of the set; repeat for more.")
+    ] = None,
+) -> None:
+    """Fetch a public data set, going on with a download that was broken off."""
+    from dipct.measurement.datasets import fetch_data_set
+
+    for path in fetch_data_set(name, folder, files=file or None):
+        _OUT.print(str(path), soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; errors become messages and exit codes, not tracebacks."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    _log_to_stderr()
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"])
+    except (DipctError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        _fail(str(error) or type(error).__name__, 130 if isinstance(error, Interrupted) else 1)
+
+
+def _fail(message: str, code: int) -> None:
+    _ERR.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _log_to_stderr() -> None:
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=_ERR, show_time=False, show_path=False, show_level=False)
+    logger = logging.getLogger("dipct")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [handler]
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse an output that cannot be written before any long work."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"The folder {folder} does not exist; create it first.")
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder; name a file to write.")
+
+
+def _number_or_word(text: str | None) -> float | str | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def _print_rows(rows: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, _escape(str(value)))
+    _OUT.print(table)
+
+
+def _print_run(run: Any) -> None:
+    rows = {
+        "source": run.source,
+        "method": run.method,
+        "views": str(run.scan.geometry.n_views),
+        "image": f"{_shape(run.image.shape)} pixels of {run.scan.grid.pixel_size:.6g} "
+        f"{run.scan.length_unit}, in {run.units}",
+        "outcome": f"{run.status} after {run.iterations} iterations"
+        if run.iterations
+        else run.status,
+        "time": f"{run.duration_s:.1f} s",
+        **{name: f"{value:.4g}" for name, value in run.metrics.items()},
+    }
+    if run.scan.truth is not None:
+        rows["truth"] = run.scan.truth_source
+    if run.advice:
+        rows["advice"] = run.advice
+    _print_rows(rows)

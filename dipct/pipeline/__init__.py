@@ -1,0 +1,6 @@
+"""The verbs: simulate, reconstruct."""
+
+from dipct.pipeline.prepare import open_scan as open_scan
+from dipct.pipeline.reconstruct import reconstruct as reconstruct
+from dipct.pipeline.simulate import example_scan as example_scan
+from dipct.pipeline.simulate import simulate as simulate

@@ -1,0 +1,128 @@
+"""From what a user names to the scan that is reconstructed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from dipct.configuration import ReconstructionConfiguration
+from dipct.errors import DataError, InsufficientMemoryError, ShapeError
+from dipct.measurement.grid import Grid
+from dipct.measurement.noise import GaussianNoise
+from dipct.measurement.preprocessing import estimate_noise_std
+from dipct.measurement.readers import read_scan
+from dipct.measurement.scan import Scan
+from dipct.pipeline.images import read_image
+from dipct.pipeline.simulate import EXAMPLE_PREFIX, example_scan
+
+# Image-sized arrays alive at once in the hungriest method.
+_IMAGES_AT_ONCE = 16
+
+
+def open_scan(source: str, configuration: ReconstructionConfiguration | None = None) -> Scan:
+    """Open a scan file or folder of any readable kind, or an example by its name.
+
+    Args:
+        source: a path, or ``"example:walnut"``.
+        configuration: gives an example its seed and number of pixels.
+
+    Raises:
+        FileFormatError: a file that is missing, truncated or of an unknown kind.
+        ConfigurationError: an unknown example.
+    """
+    if source.startswith(EXAMPLE_PREFIX):
+        pixels = None if configuration is None else configuration.pixels
+        seed = 0 if configuration is None else configuration.seed
+        _check_memory(Grid((pixels or 1, pixels or 1)))
+        return example_scan(source.removeprefix(EXAMPLE_PREFIX), pixels=pixels, seed=seed)
+    return read_scan(Path(source))
+
+
+def prepare(scan: Scan, configuration: ReconstructionConfiguration) -> Scan:
+    """Select views and bins, and change the grid, as configured.
+
+    Raises:
+        GeometryError: a selection the scan does not allow.
+        InsufficientMemoryError: the image would not fit into memory.
+    """
+    if configuration.angular_range is not None:
+        scan = scan.angular_range(configuration.angular_range)
+    if configuration.views is not None:
+        scan = scan.equispaced_views(configuration.views)
+    if configuration.bin > 1:
+        scan = scan.bin_detector(configuration.bin)
+    if configuration.pixels is not None:
+        scan = _resized(scan, configuration.pixels)
+    _check_memory(scan.grid)
+    return scan
+
+
+def with_truth(scan: Scan, path: Path) -> Scan:
+    """The scan with a reference image from a file, in the scan's units and on its grid.
+
+    Raises:
+        ShapeError: the image does not have the shape of the grid.
+    """
+    truth = read_image(path)
+    if truth.shape != scan.grid.shape:
+        raise ShapeError(
+            f"{path}: the truth has shape {truth.shape}, the reconstruction {scan.grid.shape}. "
+            "Choose the same number of pixels, with --pixels if need be."
+        )
+    return replace(scan, truth=truth, truth_source=f"file {path.name}")
+
+
+def with_noise(scan: Scan) -> Scan:
+    """The scan with a noise model: its own, or white noise of a level estimated from it.
+
+    Raises:
+        DataError: no noise can be found in the projections.
+    """
+    if scan.noise is not None:
+        return scan
+    estimate = estimate_noise_std(scan.projections)
+    if not estimate.std > 0:
+        raise DataError(
+            "The scan does not describe its noise and none is found in its projections. Give the "
+            "total-variation weight as a number, or store a noise model in the scan."
+        )
+    text = f"standard deviation {estimate.std:.4g} estimated from the projections"
+    return replace(
+        scan,
+        noise=GaussianNoise(estimate.std),
+        metadata={**scan.metadata, "noise": f"{text} ({estimate.method})"},
+    )
+
+
+def _resized(scan: Scan, pixels: int) -> Scan:
+    grid = scan.grid.resized(pixels)
+    if grid == scan.grid:
+        return scan
+    _check_memory(grid)
+    resized = scan.with_grid(grid)
+    if scan.truth is None:
+        return resized
+    from skimage.transform import resize, resize_local_mean
+
+    coarser = grid.n_pixels < scan.grid.n_pixels
+    if coarser:
+        truth = resize_local_mean(scan.truth, grid.shape, preserve_range=True)
+    else:
+        truth = resize(scan.truth, grid.shape, order=1, preserve_range=True)
+    return replace(
+        resized,
+        truth=np.asarray(truth, dtype=np.float32),
+        truth_source=f"{scan.truth_source}, resampled from {scan.grid.shape} pixels",
+    )
+
+
+def _check_memory(grid: Grid) -> None:
+    needed = 4 * _IMAGES_AT_ONCE * grid.n_pixels
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InsufficientMemoryError(
+            f"An image of {' x '.join(map(str, grid.shape))} pixels needs about "
+            f"{needed / 2**30:.1f} GiB to reconstruct; {free / 2**30:.1f} GiB are free. Use "
+            "fewer pixels."
+        )

@@ -1,0 +1,315 @@
+"""The verb reconstruct: from a scan to an image with figures of merit and provenance."""
+
+import hashlib
+import json
+import logging
+import time
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dipct.checkpoint import CheckpointWriter, read_checkpoint
+from dipct.configuration import ReconstructionConfiguration
+from dipct.device import find_device
+from dipct.errors import ConfigurationError, Interrupted
+from dipct.evaluation import psnr, ssim
+from dipct.measurement.digest import scan_digest
+from dipct.measurement.noise import PoissonNoise
+from dipct.measurement.scan import Scan
+from dipct.objective import Fidelity, GaussianFidelity, PoissonFidelity
+from dipct.operator.base import LinearOperator
+from dipct.operator.fdk import FDK
+from dipct.operator.filtered_backprojection import FilteredBackProjection
+from dipct.operator.ray import ray_transform
+from dipct.pipeline.prepare import prepare, with_noise, with_truth
+from dipct.progress import ProgressDisplay
+from dipct.run import Run
+from dipct.solver import (
+    CGLS,
+    SIRT,
+    DiscrepancyPrinciple,
+    Method,
+    PrimalDualTV,
+    Solution,
+    Status,
+    iterate,
+    tv_weight_by_discrepancy,
+)
+
+_LOG = logging.getLogger(__name__)
+_EVERY = {"cgls": 1, "sirt": 5, "tv": 10}
+# CGLS steps that give the size of the image values: enough for a blurred image.
+_SCALE_ITERATIONS = 5
+_SCALE_QUANTILE = 0.99
+
+
+def reconstruct(
+    scan: Scan,
+    configuration: ReconstructionConfiguration | None = None,
+    *,
+    truth: Path | None = None,
+    source: str = "",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    cache: Path | bool = False,
+    progress: bool = False,
+    **settings: Any,
+) -> Run:
+    """Reconstruct a scan.
+
+    Args:
+        scan: what was measured.
+        configuration: how to reconstruct, or give its settings by name:
+            ``reconstruct(scan, method="tv", views=60)``.
+        truth: reference image to compare with, in place of the scan's own.
+        source: where the scan comes from, for the record.
+        checkpoint: keep the state of an iterative method in this file, every minute and when
+            interrupted; removed when the image is there.
+        resume: go on from the checkpoint.
+        cache: keep the system matrix on disk, see :class:`dipct.operator.RayTransform`.
+        progress: show a progress display.
+        **settings: fields of :class:`ReconstructionConfiguration`.
+
+    Returns:
+        The image with everything that led to it.
+
+    Raises:
+        ConfigurationError: impossible or contradictory settings.
+        GeometryError: the scan does not allow what is asked.
+        InsufficientMemoryError: it would not fit into memory.
+        DeviceUnavailableError: the device is not there.
+        Interrupted: stopped by the user; the checkpoint is kept.
+    """
+    if configuration is None:
+        configuration = ReconstructionConfiguration.from_values(settings)
+    elif settings:
+        raise ConfigurationError(
+            f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
+        )
+    started = time.perf_counter()
+    configuration = configuration.resolved()
+    device = find_device(configuration.device)
+    scan = prepare(scan, configuration)
+    if truth is not None:
+        scan = with_truth(scan, truth)
+    if configuration.method == "tv" or configuration.discrepancy_stopping:
+        scan = with_noise(scan)
+    if configuration.method in ("fbp", "fdk"):
+        if resume:
+            raise ConfigurationError(f"The method {configuration.method} has nothing to resume.")
+        result = _analytic(scan, configuration, device)
+    else:
+        result = _iterative(scan, configuration, device, checkpoint, resume, cache, progress)
+    image, projections, choices, solution = result
+    run = Run(
+        image=_array(image)[0],
+        projections=_array(projections),
+        scan=scan,
+        configuration={**configuration.to_values(), **choices},
+        status="DONE" if solution is None else solution.status.name,
+        advice="" if solution is None else solution.status.advice,
+        iterations=0 if solution is None else solution.iterations,
+        history={} if solution is None else {k: _array(v) for k, v in solution.history.items()},
+        metrics=_metrics(_array(image)[0], _array(projections), scan),
+        seed=configuration.seed,
+        source=source,
+        input_sha256=scan_digest(scan),
+        duration_s=time.perf_counter() - started,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return run
+
+
+_Result = tuple[Tensor, Tensor, dict[str, Any], Solution | None]
+
+
+def _analytic(
+    scan: Scan, configuration: ReconstructionConfiguration, device: torch.device
+) -> _Result:
+    planar = scan.geometry.is_planar
+    if planar != (configuration.method == "fbp"):
+        raise ConfigurationError(
+            f"This scan reconstructs {'an image' if planar else 'a volume'}: use method "
+            f"{'fbp' if planar else 'fdk'}, or an iterative one."
+        )
+    assert configuration.filter is not None and configuration.frequency_scaling is not None
+    kind = FilteredBackProjection if planar else FDK
+    inverse = kind(
+        scan.geometry,
+        scan.grid,
+        filter=configuration.filter,
+        frequency_scaling=configuration.frequency_scaling,
+    )
+    image = inverse(_data(scan, device))
+    # One product, for the residual: not worth a stored matrix.
+    forward = ray_transform(scan.geometry, scan.grid, backend="traced")
+    return image, forward(image.cpu()), {}, None
+
+
+def _iterative(
+    scan: Scan,
+    configuration: ReconstructionConfiguration,
+    device: torch.device,
+    checkpoint: Path | None,
+    resume: bool,
+    cache: Path | bool,
+    progress: bool,
+) -> _Result:
+    name = configuration.method
+    problem = _problem(scan, configuration)
+    state, choices = None, {}
+    if resume:
+        if checkpoint is None:
+            raise ConfigurationError("Resuming needs the name of the checkpoint.")
+        state, choices = read_checkpoint(checkpoint, problem, device)
+        _LOG.info("Going on from iteration %d of %s.", state.iteration, checkpoint)
+    assert configuration.backend is not None and configuration.projector is not None
+    _LOG.info("Setting up the ray transform ...")
+    operator = ray_transform(
+        scan.geometry,
+        scan.grid,
+        backend=configuration.backend,
+        projector=configuration.projector,
+        device=device,
+        cache=cache,
+    )
+    method, scale, choices = _method(scan, configuration, operator, device, choices)
+    assert configuration.iterations is not None
+    stopping = []
+    if configuration.discrepancy_stopping:
+        assert scan.noise is not None
+        std = torch.tensor(np.array(scan.noise.std_of(scan.projections)), dtype=torch.float32)
+        stopping = [DiscrepancyPrinciple(std.to(device))]
+    writer = None if checkpoint is None else CheckpointWriter(checkpoint, problem, choices)
+    display = ProgressDisplay(name, configuration.iterations) if progress else nullcontext()
+    with display as shown:
+        solution = iterate(
+            method,
+            max_iterations=configuration.iterations,
+            state=state,
+            every=_EVERY[name],
+            callbacks=[callback for callback in (shown, writer) if callback is not None],
+            stopping=stopping,
+        )
+    if solution.status is Status.INTERRUPTED:
+        raise Interrupted(_keep(solution, writer))
+    image = scale * solution.value
+    return image, operator(image), choices, solution
+
+
+def _method(
+    scan: Scan,
+    configuration: ReconstructionConfiguration,
+    operator: LinearOperator,
+    device: torch.device,
+    choices: dict[str, Any],
+) -> tuple[Method, float, dict[str, Any]]:
+    """The iterative method, the scale of its unknown, and what was chosen on the way."""
+    data = _data(scan, device)
+    if configuration.method == "cgls":
+        assert configuration.tolerance is not None
+        return CGLS(operator, data, tolerance=configuration.tolerance), 1.0, choices
+    if configuration.method == "sirt":
+        assert configuration.nonnegative is not None
+        return SIRT(operator, data, nonnegative=configuration.nonnegative), 1.0, choices
+    # Total variation weighs an image of order one, so that its weight has no units.
+    scale = choices["image_scale"] if choices else image_scale(operator, data)
+    scaled = scale * operator
+    assert isinstance(scaled, LinearOperator)
+    fidelity = _fidelity(scan, data, device)
+    shared = {
+        "isotropic": bool(configuration.isotropic),
+        "nonnegative": bool(configuration.nonnegative),
+    }
+    weight = choices.get("tv_weight", configuration.tv_weight)
+    if weight == "discrepancy":
+        _LOG.info("Choosing the total-variation weight by the discrepancy principle ...")
+        chosen = tv_weight_by_discrepancy(scaled, fidelity, **shared)
+        weight = chosen.weight
+        _LOG.info("Total-variation weight %.4g after %d solves.", weight, len(chosen.trail))
+    assert configuration.tolerance is not None
+    method = PrimalDualTV(
+        scaled, fidelity, float(weight), tolerance=configuration.tolerance, **shared
+    )
+    assert scan.noise is not None
+    choices = {
+        "image_scale": scale,
+        "tv_weight": float(weight),
+        "tv_weight_chosen_by": configuration.tv_weight
+        if isinstance(configuration.tv_weight, str)
+        else "user",
+        "data_term": scan.noise.kind,
+    }
+    return method, scale, choices
+
+
+def image_scale(operator: LinearOperator, data: Tensor) -> float:
+    """Size of the image values, found from the data alone: units of length change it in step.
+
+    Args:
+        operator: the ray transform.
+        data: projections, [*operator.range_shape].
+
+    Returns:
+        The 0.99 quantile of a few CGLS iterates' image; 1 if that is not positive.
+    """
+    image = iterate(CGLS(operator, data), max_iterations=_SCALE_ITERATIONS).value
+    quantile = float(np.quantile(_array(image), _SCALE_QUANTILE))
+    return quantile if quantile > 0 else 1.0
+
+
+def _fidelity(scan: Scan, data: Tensor, device: torch.device) -> Fidelity:
+    noise = scan.noise
+    assert noise is not None
+    if isinstance(noise, PoissonNoise):
+        return PoissonFidelity(data, _tensor(noise.photons, device))
+    return GaussianFidelity(data, _tensor(noise.std, device))
+
+
+def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
+    """Digest of all that decides the course of the iteration; its length may be changed."""
+    values = configuration.to_values()
+    values.pop("iterations")
+    text = json.dumps([scan_digest(scan), values], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _keep(solution: Solution, writer: CheckpointWriter | None) -> str:
+    done = f"Stopped after {solution.iterations} iterations"
+    if writer is None:
+        return f"{done}; no checkpoint was asked for."
+    writer.write(solution.state)
+    return f"{done}; the state is kept in {writer.path}. Go on with --resume."
+
+
+def _metrics(image: np.ndarray, projections: np.ndarray, scan: Scan) -> dict[str, float]:
+    residual = projections.astype(np.float64) - scan.projections
+    norm = float(np.linalg.norm(scan.projections))
+    metrics = {"relative_residual": float(np.linalg.norm(residual)) / norm if norm else 0.0}
+    if scan.noise is not None:
+        std = scan.noise.std_of(scan.projections)
+        metrics["reduced_chi_squared"] = float(np.mean(np.square(residual / std)))
+    if scan.truth is not None and np.ptp(scan.truth) > 0:
+        metrics["psnr_db"] = psnr(image, scan.truth)
+        if min(image.shape) >= 7:
+            metrics["ssim"] = ssim(image, scan.truth)
+    return metrics
+
+
+def _data(scan: Scan, device: torch.device) -> Tensor:
+    return torch.from_numpy(scan.projections).to(device)
+
+
+def _tensor(values: float | np.ndarray, device: torch.device) -> Tensor:
+    return torch.tensor(np.array(values), dtype=torch.float32, device=device)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,100 @@
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dipct.solver import IterationState
+
+_LABELS = {
+    "objective": "objective",
+    "relative_residual": "residual",
+    "relative_gap": "gap",
+    "normal_residual": "normal residual",
+}
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class ProgressDisplay:
+    """Shows the iterations of a solver as they go; used as a context and as a callback.
+
+    Args:
+        title: what is going on.
+        total: most iterations.
+        console: where to write; standard error by default.
+        clock: seconds, for the time left.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._title, self._total, self._clock = title, total, clock
+        self._console = console or Console(stderr=True)
+        self._started = self._last = clock()
+        self._first: int | None = None
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        """Start the display."""
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=self._console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, figures="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the display, leaving its last line."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, state: IterationState) -> None:
+        """Show the state of a solver after an iteration."""
+        figures = describe_figures(state.history)
+        if self._first is None:
+            self._first, self._started = state.iteration, self._clock()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.iteration, figures=figures)
+            return
+        now = self._clock()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        done = state.iteration - self._first
+        left = (self._total - state.iteration) * (now - self._started) / max(done, 1)
+        self._console.print(
+            f"{self._title}: {state.iteration}/{self._total}  {figures}  at most {left:.0f} s left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def describe_figures(history: Mapping[str, Tensor]) -> str:
+    """The latest recorded figures as text, the mean over a batch."""
+    return "  ".join(
+        f"{label} {float(history[name][-1].double().mean()):.3g}"
+        for name, label in _LABELS.items()
+        if name in history
+    )

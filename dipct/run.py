@@ -1,0 +1,213 @@
+"""Run files: a result together with everything needed to look at it and to make it again.
+
+Layout (HDF5), version 1:
+
+==============================  ===========================================================
+``/`` attributes                ``format`` = "dipct-run", ``version``, ``method``,
+                                ``status`` (name) and ``advice``, ``iterations``, ``seed``,
+                                ``duration_s``, ``created`` (ISO 8601, UTC), ``source`` (what
+                                was read), ``input_sha256``, ``configuration`` (JSON, whole
+                                and resolved), ``versions`` (JSON)
+``reconstruction/image``        float32 (H, W) or (Z, H, W); attributes ``units``,
+                                ``pixel_size``, ``length_unit``, and ``pixel_size_mm`` where
+                                the length unit is mm
+``reconstruction/projections``  float32, the projections of the image, shaped like the data
+``reconstruction/history/*``    float64 (recorded iterations,), with ``iteration`` (int64)
+``metrics`` attributes          one number each: psnr_db, ssim, relative_residual, ...
+``scan``                        the scan as it was reconstructed, laid out as in
+                                :mod:`dipct.measurement.scan_file`
+==============================  ===========================================================
+"""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dipct.errors import FileFormatError
+from dipct.measurement.hdf5 import (
+    get_attribute,
+    get_dataset,
+    get_group,
+    open_hdf5,
+    write_bytes_whole,
+    write_whole,
+)
+from dipct.measurement.scan import Scan
+from dipct.measurement.scan_file import read_scan_group, write_scan_group
+
+FORMAT, VERSION = "dipct-run", 1
+_EXPECTED = "a dipct run file"
+_PACKAGES = ("dipct", "torch", "numpy", "scipy", "h5py", "scikit-image", "astra-toolbox", "odl")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One reconstruction.
+
+    Attributes:
+        image: float32 (H, W) or (Z, H, W), 1/length_unit of the scan.
+        projections: float32, the projections of the image, shaped like the scan's.
+        scan: the scan as it was reconstructed, after selection and binning.
+        configuration: every setting, resolved to what was used.
+        status: name of the outcome, and
+        advice: what it means and what to do about it.
+        iterations: iterations done; 0 for analytic methods.
+        history: what was recorded on the way: name to values, ``"iteration"`` among them.
+        metrics: figures of merit.
+        seed: of everything random.
+        source: what was read: a file or an example's name.
+        input_sha256: digest of the scan.
+        duration_s: seconds from the start to the image.
+        created: when, ISO 8601 in UTC.
+        versions: of Python and the packages.
+    """
+
+    image: np.ndarray
+    projections: np.ndarray
+    scan: Scan
+    configuration: Mapping[str, Any]
+    status: str
+    advice: str
+    iterations: int
+    history: Mapping[str, np.ndarray]
+    metrics: Mapping[str, float]
+    seed: int
+    source: str
+    input_sha256: str
+    duration_s: float
+    created: str
+    versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
+
+    @property
+    def method(self) -> str:
+        """The reconstruction method."""
+        return str(self.configuration["method"])
+
+    @property
+    def units(self) -> str:
+        """Unit of the image values."""
+        return f"1/{self.scan.length_unit}"
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages a result depends on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)}
+    return {"python": platform.python_version(), **found}
+
+
+def write_run(run: Run, path: Path) -> None:
+    """Write a run file, and its metrics as JSON beside it (same name, ``.json``).
+
+    Raises:
+        OSError: the file cannot be written; nothing is left half-written.
+    """
+    write_whole(path, lambda file: _fill(run, file))
+    summary = {
+        "method": run.method,
+        "status": run.status,
+        "iterations": run.iterations,
+        "duration_s": run.duration_s,
+        "seed": run.seed,
+        "source": run.source,
+        "input_sha256": run.input_sha256,
+        "metrics": dict(run.metrics),
+        "configuration": dict(run.configuration),
+        "versions": dict(run.versions),
+    }
+    text = json.dumps(summary, indent=2, sort_keys=True)
+    write_bytes_whole(path.with_suffix(".json"), f"{text}\n".encode())
+
+
+def _fill(run: Run, file: h5py.File) -> None:
+    file.attrs.update(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "method": run.method,
+            "status": run.status,
+            "advice": run.advice,
+            "iterations": run.iterations,
+            "seed": run.seed,
+            "duration_s": run.duration_s,
+            "created": run.created,
+            "source": run.source,
+            "input_sha256": run.input_sha256,
+            "configuration": json.dumps(dict(run.configuration), sort_keys=True),
+            "versions": json.dumps(dict(run.versions), sort_keys=True),
+        }
+    )
+    group = file.create_group("reconstruction")
+    image = group.create_dataset("image", data=np.float32(run.image), compression="gzip")
+    image.attrs["units"] = run.units
+    image.attrs["pixel_size"] = run.scan.grid.pixel_size
+    image.attrs["length_unit"] = run.scan.length_unit
+    if run.scan.length_unit == "mm":
+        image.attrs["pixel_size_mm"] = run.scan.grid.pixel_size
+    group.create_dataset("projections", data=np.float32(run.projections), compression="gzip")
+    history = group.create_group("history")
+    for name, values in run.history.items():
+        history.create_dataset(name, data=np.asarray(values))
+    metrics = file.create_group("metrics")
+    metrics.attrs.update({name: float(value) for name, value in run.metrics.items()})
+    write_scan_group(run.scan, file.create_group("scan"))
+
+
+def read_run(path: Path) -> Run:
+    """Read a run file.
+
+    Raises:
+        FileFormatError: missing, truncated, foreign, or of a newer version.
+    """
+    with open_hdf5(path, _EXPECTED) as file:
+        if file.attrs.get("format") != FORMAT:
+            raise FileFormatError(
+                f"expected {_EXPECTED}; this HDF5 file is another one (format "
+                f"{file.attrs.get('format')!r}). Run files are written by `dipct reconstruct`."
+            )
+        if get_attribute(file, "version") > VERSION:
+            raise FileFormatError(
+                f"the run file has version {get_attribute(file, 'version')}, this dipct reads up "
+                f"to {VERSION}. Upgrade dipct."
+            )
+        group = get_group(file, "reconstruction")
+        history = get_group(group, "history")
+        return Run(
+            image=get_dataset(group, "image")[()],
+            projections=get_dataset(group, "projections")[()],
+            scan=read_scan_group(get_group(file, "scan")),
+            configuration=json.loads(get_attribute(file, "configuration")),
+            status=str(get_attribute(file, "status")),
+            advice=str(get_attribute(file, "advice")),
+            iterations=int(get_attribute(file, "iterations")),
+            history={name: get_dataset(history, name)[()] for name in history},
+            metrics={k: float(v) for k, v in get_group(file, "metrics").attrs.items()},
+            seed=int(get_attribute(file, "seed")),
+            source=str(get_attribute(file, "source")),
+            input_sha256=str(get_attribute(file, "input_sha256")),
+            duration_s=float(get_attribute(file, "duration_s")),
+            created=str(get_attribute(file, "created")),
+            versions=json.loads(get_attribute(file, "versions")),
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def is_run_file(path: Path) -> bool:
+    """Whether a file is HDF5 and says that it is a run file."""
+    if not (path.is_file() and h5py.is_hdf5(path)):
+        return False
+    with h5py.File(path, "r") as file:
+        return file.attrs.get("format") == FORMAT
