@@ -1,0 +1,190 @@
+"""Claim: classical methods on measured scans, from many views to few, scored without tuning.
+
+HTC2022 discs at 256 px with 720, 60 and 20 views and 90 degrees, and the APS tooth with 181, 45
+and 20 views, by FBP, CGLS, SIRT and TV with default settings (noise level estimated from the
+data). Scores: PSNR and SSIM against a full-view reconstruction at twice the resolution, averaged
+to the grid, and for HTC2022 the challenge's score, the Matthews correlation of an Otsu
+segmentation with the organisers' reference segmentation.
+
+    DIPCT_DATA=... python benchmarks/real_scans.py            # runs what is not done yet
+    python benchmarks/real_scans.py --table                   # table and pictures only
+"""
+
+import argparse
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from measuring import RESULTS, machine, replace_section, table, write_result
+from skimage.transform import resize, resize_local_mean
+
+import dipct
+from dipct.evaluation import matthews_correlation, otsu_segmentation, psnr, ssim
+from dipct.figures import comparison_figure, save_figure
+from dipct.measurement.readers import read_data_exchange, read_htc2022, read_htc2022_reference
+
+FOLDER = RESULTS / "real_scans"
+DOCS = Path(__file__).parents[1] / "docs"
+METHODS = ("fbp", "cgls", "sirt", "tv")
+DISCS = ("ta", "tc", "01a")
+SETTINGS = {
+    "fbp": {"filter": "hann"},
+    "cgls": {"iterations": 100, "discrepancy_stopping": True},
+    "sirt": {"iterations": 500, "discrepancy_stopping": True},
+    "tv": {},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and the part of it that is used."""
+
+    scan: str
+    views: int | None = None
+    angular_range: float | None = None
+
+    @property
+    def name(self) -> str:
+        part = f"{self.views}" if self.views else f"{self.angular_range:g}deg"
+        return f"{self.scan}-{part}"
+
+
+CASES = [Case(disc, views=n) for disc in DISCS for n in (720, 60, 20)]
+CASES += [Case(disc, angular_range=90.0) for disc in DISCS]
+CASES += [Case("tooth", views=n) for n in (181, 45, 20)]
+
+
+def data_folder() -> Path:
+    try:
+        return Path(os.environ["DIPCT_DATA"])
+    except KeyError:
+        raise SystemExit("Set DIPCT_DATA to the folder of the real data, see data/README.md.") from None
+
+
+def load(name: str) -> tuple[dipct.Scan, np.ndarray | None, np.ndarray | None]:
+    """Scan binned to the working resolution, the file's reference FBP and segmentation."""
+    if name == "tooth":
+        scan = read_data_exchange(data_folder() / "tooth_aps" / "tooth.h5", axis_column=296.0)
+        # The tooth spans columns 120 to 420; the axis stays in the middle.
+        scan = scan.crop_detector(296 - 176, 296 + 177)
+        return scan.with_grid(dipct.Grid((352, 352), 1.0)), None, None
+    path = data_folder() / "htc2022" / f"htc2022_{name}_full.mat"
+    return read_htc2022(path), *read_htc2022_reference(path)
+
+
+def reference(name: str) -> np.ndarray:
+    """Full-view FBP at full resolution, averaged over 2 x 2 pixels."""
+    scan, _, _ = load(name)
+    image = dipct.reconstruct(scan, method="fbp", filter="hann").image
+    return image.reshape(image.shape[0] // 2, 2, -1, 2).mean((1, 3))
+
+
+def run_case(case: Case, method: str, truth: np.ndarray) -> dict:
+    scan, _, segmentation = load(case.scan)
+    scan = scan.bin_detector(2).with_grid(scan.grid.resized(scan.grid.shape[0] // 2))
+    settings = {"views": case.views, "angular_range": case.angular_range, **SETTINGS[method]}
+    run = dipct.reconstruct(scan, method=method, **settings)
+    dipct.write_run(run, FOLDER / f"{case.name}-{method}.h5")
+    scores = {"psnr_db": psnr(run.image, truth), "ssim": ssim(run.image, truth)}
+    if segmentation is not None:
+        fine = resize(run.image, segmentation.shape, order=1, preserve_range=True)
+        scores["matthews_correlation"] = matthews_correlation(otsu_segmentation(fine), segmentation)
+    return {
+        "case": case.name,
+        "method": method,
+        "scores": scores,
+        "metrics": dict(run.metrics),
+        "status": run.status,
+        "iterations": run.iterations,
+        "seconds": run.duration_s,
+        "configuration": dict(run.configuration),
+        "machine": machine(),
+    }
+
+
+def check_against_reference() -> dict:
+    """CGLS on `ta` at 128 px against the file's own FBP."""
+    scan, fbp, _ = load("ta")
+    scan = scan.bin_detector(2)
+    run = dipct.reconstruct(scan, method="cgls", pixels=128, iterations=30)
+    coarse = resize_local_mean(fbp, run.image.shape)
+    return {
+        "relative_residual": run.metrics["relative_residual"],
+        "correlation": float(np.corrcoef(run.image.ravel(), coarse.ravel())[0, 1]),
+        "machine": machine(),
+    }
+
+
+def write_pages() -> None:
+    stored = {
+        (case.name, method): json.loads(path.read_text())
+        for case in CASES
+        for method in METHODS
+        if (path := FOLDER / f"{case.name}-{method}.result.json").exists()
+    }
+    rows = []
+    for case in CASES:
+        for method in METHODS:
+            result = stored.get((case.name, method))
+            if result is None:
+                continue
+            scores = result["scores"]
+            correlation = scores.get("matthews_correlation")
+            rows.append(
+                [
+                    case.name,
+                    method,
+                    f"{scores['psnr_db']:.2f}",
+                    f"{scores['ssim']:.3f}",
+                    "" if correlation is None else f"{correlation:.4f}",
+                    f"{result['metrics']['relative_residual']:.4f}",
+                    str(result["iterations"]),
+                    f"{result['seconds']:.1f}",
+                ]
+            )
+    header = ["case", "method", "PSNR [dB]", "SSIM", "Matthews correlation"]
+    header += ["relative residual", "iterations", "seconds"]
+    page = DOCS / "real-scans.md"
+    replace_section(page, "table", table(header, rows))
+    check = FOLDER / "check.result.json"
+    if check.exists():
+        values = json.loads(check.read_text())
+        text = (
+            f"CGLS on `ta` at 128 px, 30 iterations: relative residual "
+            f"{values['relative_residual']:.4f}, correlation with the file's reference FBP "
+            f"{values['correlation']:.4f}."
+        )
+        replace_section(page, "check", text)
+    for case in CASES:
+        files = [FOLDER / f"{case.name}-{method}.h5" for method in METHODS]
+        if all(file.exists() for file in files):
+            runs = [dipct.read_run(file) for file in files]
+            figure = comparison_figure(runs, list(METHODS))
+            save_figure(figure, DOCS / "pictures" / f"real-{case.name}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", action="store_true", help="only table and pictures")
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
+    options = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not options.table:
+        if not (path := FOLDER / "check.result.json").exists():
+            write_result(path, check_against_reference())
+        for case in CASES:
+            missing = [m for m in METHODS if not (FOLDER / f"{case.name}-{m}.result.json").exists()]
+            if options.only not in case.name or not missing:
+                continue
+            truth = reference(case.scan)
+            for method in missing:
+                result = run_case(case, method, truth)
+                write_result(FOLDER / f"{case.name}-{method}.result.json", result)
+                print(case.name, method, result["scores"], f"{result['seconds']:.1f} s", flush=True)
+    write_pages()
+
+
+if __name__ == "__main__":
+    main()
