@@ -6,6 +6,7 @@ iteration); groups ``tensors`` and ``history`` with one dataset per name.
 """
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +17,17 @@ import h5py
 import torch
 
 from dipct.errors import ConfigurationError, FileFormatError
-from dipct.measurement.hdf5 import get_attribute, get_group, open_hdf5, write_whole
+from dipct.measurement.hdf5 import (
+    get_attribute,
+    get_dataset,
+    get_group,
+    open_hdf5,
+    write_whole,
+)
 from dipct.solver import IterationState
 
 FORMAT, VERSION = "dipct-checkpoint", 1
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,9 +48,14 @@ class CheckpointWriter:
     _last: float = field(default_factory=time.monotonic)
 
     def __call__(self, state: IterationState) -> None:
-        """Write if the last one is long enough ago."""
-        if time.monotonic() - self._last >= self.seconds:
+        """Write if the last one is long enough ago; a failure is logged and stops nothing."""
+        if time.monotonic() - self._last < self.seconds:
+            return
+        try:
             self.write(state)
+        except OSError as error:
+            self._last = time.monotonic()
+            _LOG.warning("No checkpoint: %s.", error.strerror)
 
     def write(self, state: IterationState) -> None:
         """Write now, whole or not at all."""
@@ -81,7 +94,9 @@ def read_checkpoint(
     """
     with open_hdf5(path, "a checkpoint of a stopped run") as file:
         if file.attrs.get("format") != FORMAT or get_attribute(file, "version") > VERSION:
-            raise FileFormatError("not a checkpoint that this dipct can read; start anew.")
+            raise FileFormatError(
+                "not a checkpoint that this dipct can read; start anew without --resume."
+            )
         if get_attribute(file, "problem") != problem:
             raise ConfigurationError(
                 f"{path} belongs to other data or settings. Resume with the same scan and options "
@@ -91,9 +106,7 @@ def read_checkpoint(
 
         def tensors(name: str) -> dict[str, torch.Tensor]:
             group = get_group(file, name)
-            return {
-                key: torch.from_numpy(group[key][...]).reshape(group[key].shape) for key in group
-            }
+            return {key: torch.from_numpy(get_dataset(group, key)[...]) for key in group}
 
         state = IterationState(
             int(get_attribute(file, "iteration")),

@@ -1,19 +1,42 @@
 """The command line: one subcommand per verb, no logic of its own."""
 
-import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from dipct.errors import ConfigurationError, DipctError, Interrupted
+from dipct.terminal import (
+    OUT,
+    check_output,
+    distinct_names,
+    log_to_terminal,
+    print_rows,
+    print_run,
+    say,
+    say_error,
+    shape_text,
+)
+
+
+class _Commands(TyperGroup):
+    """The subcommands; stopping any of them with Ctrl-C is an error with a message."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("Stopped before anything was to be kept; start anew.") from None
+
 
 app = typer.Typer(
     name="dipct",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,9 +46,6 @@ scan_app = typer.Typer(no_args_is_help=True, help="Look at scans.")
 data_app = typer.Typer(no_args_is_help=True, help="Public data sets.")
 app.add_typer(scan_app, name="scan")
 app.add_typer(data_app, name="data")
-
-_OUT = Console()
-_ERR = Console(stderr=True)
 
 
 class GeometryChoice(StrEnum):
@@ -54,9 +74,22 @@ class ExportChoice(StrEnum):
     nifti = "nifti"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dipct.run import installed_versions
+
+        say(f"dipct {installed_versions().get('dipct', 'not installed')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _global_options(
-    debug: Annotated[bool, typer.Option(help="Show the full traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the full traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     """Options that stand before any subcommand; `main` reads --debug itself."""
 
@@ -67,7 +100,9 @@ def simulate(
         str, typer.Argument(help="A phantom's name, an image file, or example:walnut.")
     ],
     out: Annotated[Path, typer.Option(help="Scan file to write.")],
-    geometry: Annotated[GeometryChoice | None, typer.Option(help="parallel by default.")] = None,
+    geometry: Annotated[
+        GeometryChoice | None, typer.Option(help="parallel by default; cwi-walnut for the example.")
+    ] = None,
     like: Annotated[
         str | None, typer.Option(help="Take geometry and grid from this scan instead.")
     ] = None,
@@ -91,11 +126,11 @@ def simulate(
 
     if like is not None and geometry is not None:
         raise ConfigurationError("Choose --geometry or --like, not both.")
-    _check_writable(out)
-    kind: Any = open_scan(like) if like else (geometry or GeometryChoice.parallel).value
+    check_output(out, ".h5", source, like)
+    nominal = None if geometry is None else geometry.value
     scan = simulate_scan(
         source,
-        geometry=kind,
+        geometry=nominal if like is None else open_scan(like),
         pixels=pixels,
         views=views,
         noise=noise,
@@ -104,7 +139,7 @@ def simulate(
         seed=seed,
     )
     write_scan(scan, out)
-    _OUT.print(f"Wrote {out}: {_shape(scan.projections.shape)} projections.", soft_wrap=True)
+    say(f"Wrote {out}: {shape_text(scan.projections.shape)} projections.")
 
 
 @app.command()
@@ -182,25 +217,29 @@ def reconstruct(
     settings = read_configuration_file(config) if config else {}
     settings |= {name: value for name, value in given.items() if value is not None}
     configuration = ReconstructionConfiguration.from_values({"method": "tv", **settings})
-    if out.suffix.lower() not in (".h5", ".hdf5"):
-        raise ConfigurationError(f"--out must be a run file ending in .h5; got {out}.")
-    _check_writable(out)
+    figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
+    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
+        check_output(path, suffix, scan, truth, config)
+    if resume and not checkpoint.exists():
+        raise ConfigurationError(
+            f"There is no checkpoint {checkpoint} to resume from; start without --resume."
+        )
     measured = open_scan(scan, configuration)
     run = reconstruct_scan(
         measured,
         configuration,
         truth=truth,
         source=scan,
-        checkpoint=out.with_name(f"{out.name}.checkpoint"),
+        checkpoint=checkpoint,
         resume=resume,
         cache=True,
         progress=True,
     )
     write_run(run, out)
-    figure = out.with_suffix(".png")
+    checkpoint.unlink(missing_ok=True)
     save_figure(run_figure(run), figure)
-    _print_run(run)
-    _OUT.print(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.", soft_wrap=True)
+    print_run(run)
+    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
 
 
 @app.command()
@@ -214,31 +253,36 @@ def show(
 
     found = read_run(run)
     figure = out or run.with_suffix(".png")
+    check_output(figure, ".png", run)
     save_figure(run_figure(found), figure)
-    _print_run(found)
-    _OUT.print(f"Wrote {figure}.", soft_wrap=True)
+    print_run(found)
+    say(f"Wrote {figure}.")
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two or more run files.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run files, two or more.")],
     out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("compare.png"),
 ) -> None:
     """Compare runs: a table, and the images side by side with their errors."""
     from dipct.figures import comparison_figure, save_figure
     from dipct.run import read_run
 
+    check_output(out, ".png", *runs)
     found = [read_run(path) for path in runs]
-    names = [path.stem for path in runs]
+    names = distinct_names(runs)
     save_figure(comparison_figure(found, names), out)
     metrics = list(dict.fromkeys(name for run in found for name in run.metrics))
-    table = Table("run", "method", "views", "iterations", "seconds", *metrics)
-    for name, run in zip(names, found, strict=True):
-        values = [f"{run.metrics[m]:.4g}" if m in run.metrics else "" for m in metrics]
-        views, seconds = str(run.scan.geometry.n_views), f"{run.duration_s:.1f}"
-        table.add_row(name, run.method, views, str(run.iterations), seconds, *values)
-    _OUT.print(table)
-    _OUT.print(f"Wrote {out}.", soft_wrap=True)
+    table = Table("run", *map(escape, names), box=None, padding=(0, 2, 0, 0))
+    table.add_row("method", *[run.method for run in found])
+    table.add_row("views", *[str(run.scan.geometry.n_views) for run in found])
+    table.add_row("iterations", *[str(run.iterations) for run in found])
+    table.add_row("seconds", *[f"{run.duration_s:.1f}" for run in found])
+    for name in metrics:
+        values = [f"{run.metrics[name]:.4g}" if name in run.metrics else "-" for run in found]
+        table.add_row(name, *values)
+    OUT.print(table)
+    say(f"Wrote {out}.")
 
 
 @app.command()
@@ -254,8 +298,9 @@ def export(
     from dipct.run import read_run
 
     path = out or run.with_suffix(FORMATS[to.value])
+    check_output(path, FORMATS[to.value], run)
     export_run(read_run(run), path, to=to.value)
-    _OUT.print(f"Wrote {path}.", soft_wrap=True)
+    say(f"Wrote {path}.")
 
 
 @scan_app.command("info")
@@ -269,23 +314,23 @@ def scan_info(
     from dipct.figures import save_figure, scan_figure
     from dipct.pipeline import open_scan
 
-    found = open_scan(scan)
     stem = scan.replace(":", "-") if scan.startswith("example:") else Path(scan).resolve().stem
     path = out or Path(f"{stem}-scan.png")
+    check_output(path, ".png", scan)
+    found = open_scan(scan)
     save_figure(scan_figure(found), path)
     low, high = found.projections.min(), found.projections.max()
     unit = found.length_unit
     rows = {
         **found.geometry.summary(),
         "lengths in": unit,
-        "projections": f"{_shape(found.projections.shape)}, {low:.3g} to {high:.3g}",
-        "grid": f"{_shape(found.grid.shape)} pixels of {found.grid.pixel_size:.6g} {unit}",
+        "projections": f"{shape_text(found.projections.shape)}, {low:.3g} to {high:.3g}",
+        "grid": f"{shape_text(found.grid.shape)} pixels of {found.grid.pixel_size:.6g} {unit}",
         "noise": found.noise.describe() if found.noise else "not described",
         "truth": found.truth_source or "none",
-        **found.metadata,
     }
-    _print_rows(rows)
-    _OUT.print(f"Wrote {path}.", soft_wrap=True)
+    print_rows(dict(found.metadata) | rows)
+    say(f"Wrote {path}.")
 
 
 @data_app.command("list")
@@ -296,7 +341,7 @@ def data_list() -> None:
     table = Table("name", "title", "DOI", "licence")
     for data_set in list_data_sets():
         table.add_row(data_set.name, data_set.title, data_set.doi, data_set.licence)
-    _OUT.print(table)
+    OUT.print(table)
 
 
 @data_app.command("fetch")
@@ -313,49 +358,25 @@ def data_fetch(
     from dipct.measurement.datasets import fetch_data_set
 
     for path in fetch_data_set(name, folder, files=file or None):
-        _OUT.print(str(path), soft_wrap=True)
+        say(str(path))
 
 
 def main() -> None:
     """Run the command line; errors become messages and exit codes, not tracebacks."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    _log_to_stderr()
+    log_to_terminal()
     try:
         app(args=[argument for argument in arguments if argument != "--debug"])
     except (DipctError, OSError, MemoryError) as error:
         if debug:
             raise
-        _fail(str(error) or type(error).__name__, 130 if isinstance(error, Interrupted) else 1)
-
-
-def _fail(message: str, code: int) -> None:
-    _ERR.print(f"[bold red]error:[/] {_escape(message)}", highlight=False, soft_wrap=True)
-    sys.exit(code)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _log_to_stderr() -> None:
-    from rich.logging import RichHandler
-
-    handler = RichHandler(console=_ERR, show_time=False, show_path=False, show_level=False)
-    logger = logging.getLogger("dipct")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [handler]
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse an output that cannot be written before any long work."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise ConfigurationError(f"The folder {folder} does not exist; create it first.")
-    if path.is_dir():
-        raise ConfigurationError(f"{path} is a folder; name a file to write.")
+        message = (isinstance(error, OSError) and error.strerror) or str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror == message:
+            message = f"{error.filename}: {message}"
+        message = message or f"{type(error).__name__}; run again with --debug for the details"
+        say_error(message)
+        sys.exit(130 if isinstance(error, Interrupted) else 1)
 
 
 def _number_or_word(text: str | None) -> float | str | None:
@@ -367,32 +388,5 @@ def _number_or_word(text: str | None) -> float | str | None:
         return text
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in shape)
-
-
-def _print_rows(rows: dict[str, str]) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows.items():
-        table.add_row(name, _escape(str(value)))
-    _OUT.print(table)
-
-
-def _print_run(run: Any) -> None:
-    rows = {
-        "source": run.source,
-        "method": run.method,
-        "views": str(run.scan.geometry.n_views),
-        "image": f"{_shape(run.image.shape)} pixels of {run.scan.grid.pixel_size:.6g} "
-        f"{run.scan.length_unit}, in {run.units}",
-        "outcome": f"{run.status} after {run.iterations} iterations"
-        if run.iterations
-        else run.status,
-        "time": f"{run.duration_s:.1f} s",
-        **{name: f"{value:.4g}" for name, value in run.metrics.items()},
-    }
-    if run.scan.truth is not None:
-        rows["truth"] = run.scan.truth_source
-    if run.advice:
-        rows["advice"] = run.advice
-    _print_rows(rows)
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """Settings of a reconstruction: checked when made, from keywords or a TOML file."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -13,8 +14,12 @@ from dipct.errors import ConfigurationError
 Method = Literal["fbp", "fdk", "cgls", "sirt", "tv"]
 METHODS: tuple[str, ...] = get_args(Method)
 
+SELECTIONS = ("views", "angular_range", "bin", "pixels")
+"""Settings that choose what of a scan is used, and on which grid."""
+
 _ANALYTIC = ("fbp", "fdk")
 _ITERATIVE = ("cgls", "sirt", "tv")
+_SWITCHES = ("discrepancy_stopping", "nonnegative", "isotropic")
 _METHODS_OF: dict[str, tuple[str, ...]] = {
     "filter": _ANALYTIC,
     "frequency_scaling": _ANALYTIC,
@@ -33,8 +38,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "cgls": {"iterations": 30, "tolerance": 1e-6, "discrepancy_stopping": False},
     "sirt": {"iterations": 200, "nonnegative": True, "discrepancy_stopping": False},
     "tv": {
-        "iterations": 2000,
-        "tolerance": 1e-4,
+        "iterations": 3000,
+        "tolerance": 1e-3,
         "nonnegative": True,
         "tv_weight": "discrepancy",
         "isotropic": False,
@@ -88,6 +93,15 @@ class ReconstructionConfiguration(BaseModel):
     isotropic: bool | None = None
     """Isotropic instead of anisotropic total variation."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_values_are_no_numbers(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for name, value in values.items():
+                if isinstance(value, bool) and name in cls.model_fields and name not in _SWITCHES:
+                    raise ValueError(f"{name} cannot be true or false; got {value}")
+        return values
+
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> Self:
         for name, methods in _METHODS_OF.items():
@@ -111,8 +125,7 @@ class ReconstructionConfiguration(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            problems = [_explain(detail) for detail in error.errors()]
-            raise ConfigurationError("; ".join(problems) + ".") from None
+            raise ConfigurationError(_explain(error.errors())) from None
 
     def resolved(self) -> Self:
         """The same settings with the method's defaults filled in."""
@@ -141,22 +154,29 @@ def read_configuration_file(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: not a TOML file: {error}.") from error
     unknown = [key for key in values if key not in ReconstructionConfiguration.model_fields]
     if unknown:
-        raise ConfigurationError(f"{path}: {'; '.join(_unknown(key) for key in unknown)}.")
+        raise ConfigurationError(f"{path}: {' '.join(_unknown(key) for key in unknown)}")
     return values
 
 
 def _unknown(key: str) -> str:
     known = list(ReconstructionConfiguration.model_fields)
     close = get_close_matches(key, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
-    return f"there is no setting {key!r}; {hint}"
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(known)}."
+    return f"There is no setting {key!r}. {hint}"
 
 
-def _explain(detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"][:1])
-    if detail["type"] == "extra_forbidden":
-        return _unknown(where)
-    message = detail["msg"].removeprefix("Value error, ")
-    if not where:
-        return message
-    return f"{where}: {message[0].lower()}{message[1:]}; got {detail['input']!r}"
+def _explain(details: Sequence[Any]) -> str:
+    sentences = []
+    # A setting of two types has two entries, one after the other.
+    for name, group in groupby(details, key=lambda detail: str((*detail["loc"], "")[0])):
+        found = list(group)
+        if found[0]["type"] == "extra_forbidden":
+            sentences.append(_unknown(name))
+            continue
+        messages = [detail["msg"].removeprefix("Value error, ") for detail in found]
+        if name:
+            wanted = " or ".join(message[0].lower() + message[1:] for message in messages)
+            sentences.append(f"{name}: {wanted}; got {found[0]['input']!r}.")
+        else:
+            sentences += [f"{message[0].upper()}{message[1:]}." for message in messages]
+    return " ".join(sentences)

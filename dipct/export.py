@@ -13,7 +13,7 @@ FORMATS = {"tiff": ".tif", "nifti": ".nii.gz"}
 """Formats and the endings of their files."""
 
 
-def export_run(run: Run, path: Path, *, to: str) -> None:
+def export_run(run: Run, path: str | Path, *, to: str) -> None:
     """Write the image of a run.
 
     Args:
@@ -37,15 +37,13 @@ def _tiff(run: Run) -> bytes:
     import tifffile
 
     buffer = io.BytesIO()
-    grid, in_mm = run.scan.grid, run.scan.length_unit == "mm"
+    grid = run.scan.grid
     axes = "YX" if run.image.ndim == 2 else "ZYX"
+    # TIFF's own resolution tags know centimetres, not millimetres; ImageJ reads the unit here.
     metadata: dict[str, object] = {"axes": axes, "unit": run.scan.length_unit}
     if run.image.ndim == 3:
         metadata["spacing"] = grid.pixel_size
     resolution = (1 / grid.pixel_size,) * 2
-    if in_mm:
-        # TIFF knows centimetres, not millimetres; ImageJ reads the unit from its metadata.
-        metadata["unit"] = "mm"
     tifffile.imwrite(
         buffer,
         np.float32(run.image),

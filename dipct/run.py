@@ -21,6 +21,7 @@ Layout (HDF5), version 1:
 
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dipct.errors import FileFormatError
+from dipct.configuration import SELECTIONS, ReconstructionConfiguration
+from dipct.errors import ConfigurationError, FileFormatError
 from dipct.measurement.hdf5 import (
     get_attribute,
     get_dataset,
@@ -91,6 +93,20 @@ class Run:
         return str(self.configuration["method"])
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that make the same image from :attr:`scan` again.
+
+        Those of :class:`dipct.configuration.ReconstructionConfiguration`, without the selections,
+        which :attr:`scan` has gone through already: ``reconstruct(run.scan, **run.settings)``.
+        """
+        kept = set(ReconstructionConfiguration.model_fields) - set(SELECTIONS)
+        settings = {name: value for name, value in self.configuration.items() if name in kept}
+        if self.configuration.get("tv_weight_chosen_by") == "discrepancy":
+            # The search for the weight also gives the first image.
+            settings["tv_weight"] = "discrepancy"
+        return settings
+
+    @property
     def units(self) -> str:
         """Unit of the image values."""
         return f"1/{self.scan.length_unit}"
@@ -102,12 +118,14 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def write_run(run: Run, path: Path) -> None:
+def write_run(run: Run, path: str | Path) -> None:
     """Write a run file, and its metrics as JSON beside it (same name, ``.json``).
 
     Raises:
+        ConfigurationError: a name that does not end in ``.h5`` or ``.hdf5``.
         OSError: the file cannot be written; nothing is left half-written.
     """
+    path = check_run_name(path)
     write_whole(path, lambda file: _fill(run, file))
     summary = {
         "method": run.method,
@@ -117,7 +135,8 @@ def write_run(run: Run, path: Path) -> None:
         "seed": run.seed,
         "source": run.source,
         "input_sha256": run.input_sha256,
-        "metrics": dict(run.metrics),
+        # JSON has no infinities: the PSNR of an image equal to the truth becomes null.
+        "metrics": {k: v if math.isfinite(v) else None for k, v in run.metrics.items()},
         "configuration": dict(run.configuration),
         "versions": dict(run.versions),
     }
@@ -159,7 +178,7 @@ def _fill(run: Run, file: h5py.File) -> None:
     write_scan_group(run.scan, file.create_group("scan"))
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Read a run file.
 
     Raises:
@@ -169,7 +188,8 @@ def read_run(path: Path) -> Run:
         if file.attrs.get("format") != FORMAT:
             raise FileFormatError(
                 f"expected {_EXPECTED}; this HDF5 file is another one (format "
-                f"{file.attrs.get('format')!r}). Run files are written by `dipct reconstruct`."
+                f"{file.attrs.get('format')!r}). Run files are written by `dipct reconstruct`; "
+                "look at a scan with `dipct scan info`."
             )
         if get_attribute(file, "version") > VERSION:
             raise FileFormatError(
@@ -178,10 +198,18 @@ def read_run(path: Path) -> Run:
             )
         group = get_group(file, "reconstruction")
         history = get_group(group, "history")
+        scan = read_scan_group(get_group(file, "scan"))
+        image, projections = (get_dataset(group, n)[()] for n in ("image", "projections"))
+        if image.shape != scan.grid.shape or projections.shape != scan.projections.shape:
+            raise FileFormatError(
+                f"the image of shape {image.shape} and its projections of shape "
+                f"{projections.shape} do not belong to the scan in the file, which has "
+                f"{scan.grid.shape} and {scan.projections.shape}."
+            )
         return Run(
-            image=get_dataset(group, "image")[()],
-            projections=get_dataset(group, "projections")[()],
-            scan=read_scan_group(get_group(file, "scan")),
+            image=image,
+            projections=projections,
+            scan=scan,
             configuration=json.loads(get_attribute(file, "configuration")),
             status=str(get_attribute(file, "status")),
             advice=str(get_attribute(file, "advice")),
@@ -205,9 +233,18 @@ def _installed(name: str) -> bool:
     return True
 
 
-def is_run_file(path: Path) -> bool:
-    """Whether a file is HDF5 and says that it is a run file."""
-    if not (path.is_file() and h5py.is_hdf5(path)):
+def check_run_name(path: str | Path) -> Path:
+    """The path, or a :class:`ConfigurationError` unless it ends as a run file's name must."""
+    path = Path(path)
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        raise ConfigurationError(f"A run file's name must end in .h5; got {path}.")
+    return path
+
+
+def is_run_file(path: str | Path) -> bool:
+    """Whether a file is readable HDF5 and says that it is a run file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get("format") == FORMAT
+    except OSError:
         return False
-    with h5py.File(path, "r") as file:
-        return file.attrs.get("format") == FORMAT

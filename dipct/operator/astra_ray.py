@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dipct.device import find_device
 from dipct.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -15,7 +16,7 @@ from dipct.errors import (
 )
 from dipct.measurement.geometry import ConeSliceGeometry, Geometry, MatrixGeometry
 from dipct.measurement.grid import Grid
-from dipct.operator.base import LinearOperator, apply_linear, check_device
+from dipct.operator.base import LinearOperator, apply_linear
 from dipct.operator.ray_tracing import check_fit
 
 try:
@@ -64,7 +65,7 @@ class AstraRayTransform(LinearOperator):
             ConfigurationError: ASTRA has no such projector for this beam on the CPU.
             DeviceUnavailableError: no CUDA device is present.
         """
-        self.like = torch.empty(0, dtype=torch.float32, device=check_device(device))
+        self.like = torch.empty(0, dtype=torch.float32, device=find_device(device))
         self.geometry, self.grid, self.projector = geometry, grid, projector
         self.domain_shape, self.range_shape = grid.image_shape, geometry.projection_shape
         on_gpu = self.like.is_cuda

@@ -3,17 +3,14 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from dipct.errors import (
-    DeviceUnavailableError,
-    DtypeError,
-    InsufficientMemoryError,
-    ShapeError,
-)
+from dipct.device import find_device
+from dipct.errors import DtypeError, InsufficientMemoryError, ShapeError
 from dipct.shapes import check_shape
 
 _LARGEST_DENSE = 2**28
@@ -33,6 +30,9 @@ class Operator(ABC):
 
     domain_shape: tuple[int, ...]
     range_shape: tuple[int, ...]
+
+    # Keeps NumPy from taking an operator for an object to be put into an array.
+    __array_ufunc__ = None
 
     @abstractmethod
     def _apply(self, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Operator(ABC):
         Raises:
             DeviceUnavailableError: no such device on this machine.
         """
-        device = None if device is None else check_device(device)
+        device = None if device is None else find_device(device)
         moved = copy.copy(self)
         for name, value in vars(self).items():
             setattr(moved, name, _moved(value, device, dtype))
@@ -139,7 +139,7 @@ class Operator(ABC):
         """Multiple: ``(c A)(x) = c A(x)``."""
         from dipct.operator.algebra import scale
 
-        return scale(self, factor) if isinstance(factor, int | float) else NotImplemented
+        return scale(self, factor) if isinstance(factor, Real) else NotImplemented
 
     def __neg__(self) -> "Operator":
         """Negative: ``(-A)(x) = -A(x)``."""
@@ -292,23 +292,6 @@ def check_same_shape(one: tuple[int, ...], other: tuple[int, ...], what: str) ->
     """Raise a :class:`ShapeError` unless two spaces agree."""
     if one != other:
         raise ShapeError(f"{what}: shapes {one} and {other} differ.")
-
-
-def check_device(device: torch.device | str) -> torch.device:
-    """The device of a name, or a :class:`DeviceUnavailableError` if it is not present."""
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise DeviceUnavailableError(
-            f"device must name a torch device such as 'cpu', 'cuda' or 'cuda:1'; got {device!r}. "
-            "A floating-point type is given as dtype=..."
-        ) from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise DeviceUnavailableError(
-            f"{found} is not present on this machine, torch finds {torch.cuda.device_count()} "
-            "CUDA devices; use device='cpu'."
-        )
-    return found
 
 
 def _tensors_in(value: Any) -> list[Tensor]:

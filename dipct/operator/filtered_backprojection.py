@@ -30,7 +30,7 @@ from dipct.operator.base import LinearOperator, apply_linear
 from dipct.operator.ramp_filter import Filter, filter_columns, ramp_response
 from dipct.operator.view_weights import trajectory_centre, view_weights
 
-_CHUNK = 2**18
+_PIXELS_PER_STEP = 2**19
 
 
 class FilteredBackProjection(LinearOperator):
@@ -142,7 +142,7 @@ class FilteredBackProjection(LinearOperator):
 
     def _chunks(self, batch: int) -> list[slice]:
         n_views = self.domain_shape[0]
-        step = max(1, _CHUNK // max(1, batch * self.grid.n_pixels))
+        step = max(1, _PIXELS_PER_STEP // max(1, batch * self.grid.n_pixels))
         return [slice(first, min(first + step, n_views)) for first in range(0, n_views, step)]
 
     def _interpolation(self, views: slice, like_: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

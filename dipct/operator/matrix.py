@@ -8,8 +8,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from dipct.device import find_device
 from dipct.errors import DtypeError, ShapeError
-from dipct.operator.base import LinearOperator, apply_linear, check_device
+from dipct.operator.base import LinearOperator, apply_linear
 
 
 class MatrixOperator(LinearOperator):
@@ -53,7 +54,7 @@ class MatrixOperator(LinearOperator):
                 f"{expected}; got {matrix.shape}."
             )
         check_stored_dtype(dtype)
-        device = check_device(device)
+        device = find_device(device)
         self.domain_shape, self.range_shape = tuple(domain_shape), tuple(range_shape)
         values = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
         rows = sparse.csr_matrix(matrix, dtype=values)

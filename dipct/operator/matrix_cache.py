@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import logging
 import os
+import struct
 import uuid
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,11 @@ from dipct.operator.ray_tracing import Projector, assemble_matrix
 
 _VERSION = 1
 _LIMIT_BYTES = 8 * 2**30
+# What the readers of ZIP archives and arrays raise, depending on which bytes are wrong.
+_DAMAGE = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, ArithmeticError),
+    *(MemoryError, struct.error, zlib.error, zipfile.BadZipFile),
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -73,11 +80,11 @@ def _load(path: Path, shape: tuple[int, int]) -> sparse.csr_matrix | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             parts = (stored["data"], stored["indices"], stored["indptr"])
         matrix = sparse.csr_matrix(parts, shape=shape)
         matrix.check_format(full_check=True)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         _LOG.warning("The cached matrix %s is damaged and is assembled anew: %s", path, error)
         return None
     # The time of last use; a folder for reading only keeps its own.

@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from dipct.device import find_device
 from dipct.errors import ConfigurationError
 from dipct.measurement.geometry import Geometry
 from dipct.measurement.grid import Grid
-from dipct.operator.base import LinearOperator, check_device
+from dipct.operator.base import LinearOperator
 from dipct.operator.matrix import MatrixOperator, check_stored_dtype
 from dipct.operator.matrix_cache import cached_matrix
 from dipct.operator.ray_tracing import Projector, assemble_matrix
@@ -56,7 +57,7 @@ class RayTransform(MatrixOperator):
             DeviceUnavailableError: no such device on this machine.
         """
         check_stored_dtype(dtype)
-        device = check_device(device)
+        device = find_device(device)
         values = np.float64 if dtype == torch.float64 else np.float32
         if cache is False:
             matrix = assemble_matrix(geometry, grid, projector=projector, dtype=values)
@@ -100,9 +101,7 @@ def ray_transform(
 
         return AstraRayTransform(geometry, grid, projector=projector, device=device)
     if backend == "traced":
-        if torch.device(device).type != "cpu":
+        if find_device(device).type != "cpu":
             raise ConfigurationError("The backend 'traced' computes on the CPU; use device cpu.")
         return TracedRayTransform(geometry, grid, projector=projector)
-    raise ConfigurationError(
-        f"backend must be 'matrix', 'traced' or 'astra'; got {backend!r}."
-    )
+    raise ConfigurationError(f"backend must be 'matrix', 'traced' or 'astra'; got {backend!r}.")

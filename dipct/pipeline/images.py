@@ -12,21 +12,24 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 READABLE = (*PICTURES, ".npy", ".h5", ".hdf5")
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: str | Path, *, largest: float | None = None) -> np.ndarray:
     """Read a grey image or volume.
 
     Args:
         path: a picture, TIFF stack, ``.npy`` array, run file (its image) or scan file (its
             truth).
+        largest: what the largest value of an integer type stands for; without it a picture of
+            whole numbers is refused.
 
     Returns:
-        float32 (H, W) or (Z, H, W). Integers are divided by the largest value of their type, so
-        that they lie in [0, 1]; floating-point values are kept. Colours become luminance.
+        float32 (H, W) or (Z, H, W). Whole numbers are scaled to [0, ``largest``];
+        floating-point values are kept. Colours become luminance.
 
     Raises:
         FileFormatError: not a readable image.
-        DataError: values that are not finite.
+        DataError: values that are not finite, or have no meaning.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     if not path.is_file():
         raise FileFormatError(f"{path}: no such image file; check the name.")
@@ -40,7 +43,7 @@ def read_image(path: Path) -> np.ndarray:
         raise FileFormatError(
             f"{path}: expected an image with one of the endings {', '.join(READABLE)}."
         )
-    array = _grey(array, path)
+    array = _grey(array, path, largest)
     if not np.all(np.isfinite(array)):
         raise DataError(f"{path}: the image holds NaN or infinite values; correct them first.")
     return array
@@ -51,9 +54,10 @@ def _read_picture(path: Path) -> np.ndarray:
 
     try:
         return np.asarray(io.imread(path))
-    except (OSError, ValueError, SyntaxError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, SyntaxError, KeyError, IndexError, RuntimeError) as error:
         raise FileFormatError(
-            f"{path}: the picture cannot be read ({error}). It may be truncated; copy it again."
+            f"{path}: the picture cannot be read ({error}). It may be truncated or of another "
+            "kind; copy it again."
         ) from error
 
 
@@ -73,19 +77,35 @@ def _read_result(path: Path) -> np.ndarray:
     return truth
 
 
-def _grey(array: np.ndarray, path: Path) -> np.ndarray:
-    colour = array.ndim == 3 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
-    if array.dtype == bool:
-        array = array.astype(np.float32)
-    elif array.dtype.kind in "iu":
-        array = array.astype(np.float32) / np.iinfo(array.dtype).max
-    elif array.dtype.kind != "f":
+def _grey(array: np.ndarray, path: Path, largest: float | None) -> np.ndarray:
+    if array.dtype.kind not in "buif":
         raise FileFormatError(f"{path}: expected real grey values; got type {array.dtype}.")
-    if colour:
+    whole = array.dtype.kind in "bui"
+    if whole and largest is None:
+        raise DataError(
+            f"{path}: the image holds whole numbers ({array.dtype}), which do not tell the "
+            "attenuation. Give floating-point values in the scan's units, as a TIFF or .npy file."
+        )
+    if _is_colour(array, path):
         # Rec. 709 luminance; transparency is ignored.
-        array = array[..., :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
-    if array.ndim not in (2, 3):
+        weights = [0.2126, 0.7152, 0.0722] if array.shape[-1] > 2 else [1.0]
+        grey = array[..., : len(weights)] @ np.array(weights, dtype=np.float32)
+    else:
+        grey = array
+    if grey.ndim not in (2, 3):
         raise FileFormatError(
             f"{path}: expected an image (H, W) or a volume (Z, H, W); got {array.shape}."
         )
-    return np.ascontiguousarray(array, dtype=np.float32)
+    if whole:
+        top = 1 if array.dtype.kind == "b" else np.iinfo(array.dtype).max
+        grey = grey.astype(np.float32) * np.float32(largest / top)
+    return np.ascontiguousarray(grey, dtype=np.float32)
+
+
+def _is_colour(array: np.ndarray, path: Path) -> bool:
+    """Whether the last axis holds colours: always in pictures, in a TIFF if it has 3 or 4."""
+    if array.ndim != 3 or path.suffix.lower() not in PICTURES:
+        return False
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return array.dtype.kind == "u" and array.shape[-1] in (3, 4)
+    return True

@@ -4,23 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from dipct.configuration import ReconstructionConfiguration
-from dipct.errors import DataError, InsufficientMemoryError, ShapeError
-from dipct.measurement.grid import Grid
+from dipct.errors import DataError, FileFormatError, ShapeError
 from dipct.measurement.noise import GaussianNoise
 from dipct.measurement.preprocessing import estimate_noise_std
 from dipct.measurement.readers import read_scan
 from dipct.measurement.scan import Scan
 from dipct.pipeline.images import read_image
+from dipct.pipeline.memory import check_image_memory
 from dipct.pipeline.simulate import EXAMPLE_PREFIX, example_scan
-
-# Image-sized arrays alive at once in the hungriest method.
-_IMAGES_AT_ONCE = 16
+from dipct.run import is_run_file
 
 
-def open_scan(source: str, configuration: ReconstructionConfiguration | None = None) -> Scan:
+def open_scan(source: str | Path, configuration: ReconstructionConfiguration | None = None) -> Scan:
     """Open a scan file or folder of any readable kind, or an example by its name.
 
     Args:
@@ -31,12 +28,18 @@ def open_scan(source: str, configuration: ReconstructionConfiguration | None = N
         FileFormatError: a file that is missing, truncated or of an unknown kind.
         ConfigurationError: an unknown example.
     """
-    if source.startswith(EXAMPLE_PREFIX):
+    if str(source).startswith(EXAMPLE_PREFIX):
         pixels = None if configuration is None else configuration.pixels
         seed = 0 if configuration is None else configuration.seed
-        _check_memory(Grid((pixels or 1, pixels or 1)))
-        return example_scan(source.removeprefix(EXAMPLE_PREFIX), pixels=pixels, seed=seed)
-    return read_scan(Path(source))
+        name = str(source).removeprefix(EXAMPLE_PREFIX)
+        return example_scan(name, pixels=pixels, seed=seed)
+    path = Path(source)
+    if is_run_file(path):
+        raise FileFormatError(
+            f"{path}: this is a run file, the result of a reconstruction, not a scan. Look at it "
+            "with `dipct show`, or give the scan that it was made from."
+        )
+    return read_scan(path)
 
 
 def prepare(scan: Scan, configuration: ReconstructionConfiguration) -> Scan:
@@ -54,16 +57,19 @@ def prepare(scan: Scan, configuration: ReconstructionConfiguration) -> Scan:
         scan = scan.bin_detector(configuration.bin)
     if configuration.pixels is not None:
         scan = _resized(scan, configuration.pixels)
-    _check_memory(scan.grid)
+    check_image_memory(scan.grid)
     return scan
 
 
-def with_truth(scan: Scan, path: Path) -> Scan:
+def with_truth(scan: Scan, path: str | Path) -> Scan:
     """The scan with a reference image from a file, in the scan's units and on its grid.
 
     Raises:
+        FileFormatError: not a readable image.
+        DataError: a picture of whole numbers, which have no units.
         ShapeError: the image does not have the shape of the grid.
     """
+    path = Path(path)
     truth = read_image(path)
     if truth.shape != scan.grid.shape:
         raise ShapeError(
@@ -84,8 +90,8 @@ def with_noise(scan: Scan) -> Scan:
     estimate = estimate_noise_std(scan.projections)
     if not estimate.std > 0:
         raise DataError(
-            "The scan does not describe its noise and none is found in its projections. Give the "
-            "total-variation weight as a number, or store a noise model in the scan."
+            "The scan does not describe its noise, and none is found in its projections. Store a "
+            "noise model in the scan, or use a method that needs none: fbp, cgls or sirt."
         )
     text = f"standard deviation {estimate.std:.4g} estimated from the projections"
     return replace(
@@ -99,7 +105,7 @@ def _resized(scan: Scan, pixels: int) -> Scan:
     grid = scan.grid.resized(pixels)
     if grid == scan.grid:
         return scan
-    _check_memory(grid)
+    check_image_memory(grid)
     resized = scan.with_grid(grid)
     if scan.truth is None:
         return resized
@@ -115,14 +121,3 @@ def _resized(scan: Scan, pixels: int) -> Scan:
         truth=np.asarray(truth, dtype=np.float32),
         truth_source=f"{scan.truth_source}, resampled from {scan.grid.shape} pixels",
     )
-
-
-def _check_memory(grid: Grid) -> None:
-    needed = 4 * _IMAGES_AT_ONCE * grid.n_pixels
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise InsufficientMemoryError(
-            f"An image of {' x '.join(map(str, grid.shape))} pixels needs about "
-            f"{needed / 2**30:.1f} GiB to reconstruct; {free / 2**30:.1f} GiB are free. Use "
-            "fewer pixels."
-        )

@@ -19,6 +19,7 @@ from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
 from dipct.evaluation import psnr, ssim
 from dipct.measurement.digest import scan_digest
+from dipct.measurement.geometry import ConeSliceGeometry
 from dipct.measurement.noise import PoissonNoise
 from dipct.measurement.scan import Scan
 from dipct.objective import Fidelity, GaussianFidelity, PoissonFidelity
@@ -33,6 +34,7 @@ from dipct.solver import (
     CGLS,
     SIRT,
     DiscrepancyPrinciple,
+    IterationState,
     Method,
     PrimalDualTV,
     Solution,
@@ -46,15 +48,17 @@ _EVERY = {"cgls": 1, "sirt": 5, "tv": 10}
 # CGLS steps that give the size of the image values: enough for a blurred image.
 _SCALE_ITERATIONS = 5
 _SCALE_QUANTILE = 0.99
+# Relative gap of the solves that choose the weight: the residual settles long before the image.
+_SEARCH_TOLERANCE = 1e-2
 
 
 def reconstruct(
     scan: Scan,
     configuration: ReconstructionConfiguration | None = None,
     *,
-    truth: Path | None = None,
+    truth: str | Path | None = None,
     source: str = "",
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     resume: bool = False,
     cache: Path | bool = False,
     progress: bool = False,
@@ -66,10 +70,11 @@ def reconstruct(
         scan: what was measured.
         configuration: how to reconstruct, or give its settings by name:
             ``reconstruct(scan, method="tv", views=60)``.
-        truth: reference image to compare with, in place of the scan's own.
+        truth: reference image to compare with, in place of the scan's own: a file of
+            floating-point values in the scan's units, on the grid of the result.
         source: where the scan comes from, for the record.
         checkpoint: keep the state of an iterative method in this file, every minute and when
-            interrupted; removed when the image is there.
+            interrupted. It stays until the caller removes it, who knows when the result is safe.
         resume: go on from the checkpoint.
         cache: keep the system matrix on disk, see :class:`dipct.operator.RayTransform`.
         progress: show a progress display.
@@ -92,6 +97,7 @@ def reconstruct(
             f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
         )
     started = time.perf_counter()
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     configuration = configuration.resolved()
     device = find_device(configuration.device)
     scan = prepare(scan, configuration)
@@ -106,7 +112,7 @@ def reconstruct(
     else:
         result = _iterative(scan, configuration, device, checkpoint, resume, cache, progress)
     image, projections, choices, solution = result
-    run = Run(
+    return Run(
         image=_array(image)[0],
         projections=_array(projections),
         scan=scan,
@@ -122,9 +128,6 @@ def reconstruct(
         duration_s=time.perf_counter() - started,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return run
 
 
 _Result = tuple[Tensor, Tensor, dict[str, Any], Solution | None]
@@ -148,9 +151,14 @@ def _analytic(
         frequency_scaling=configuration.frequency_scaling,
     )
     image = inverse(_data(scan, device))
-    # One product, for the residual: not worth a stored matrix.
-    forward = ray_transform(scan.geometry, scan.grid, backend="traced")
-    return image, forward(image.cpu()), {}, None
+    return image, _project_once(scan, image.cpu()), {}, None
+
+
+def _project_once(scan: Scan, image: Tensor) -> Tensor:
+    """Projections of an image for its residual: one product is not worth a stored matrix."""
+    by_astra = scan.geometry.is_planar and not isinstance(scan.geometry, ConeSliceGeometry)
+    backend = "astra" if by_astra else "traced"
+    return ray_transform(scan.geometry, scan.grid, backend=backend)(image)
 
 
 def _iterative(
@@ -180,7 +188,7 @@ def _iterative(
         device=device,
         cache=cache,
     )
-    method, scale, choices = _method(scan, configuration, operator, device, choices)
+    method, scale, choices, start = _method(scan, configuration, operator, device, choices)
     assert configuration.iterations is not None
     stopping = []
     if configuration.discrepancy_stopping:
@@ -193,7 +201,7 @@ def _iterative(
         solution = iterate(
             method,
             max_iterations=configuration.iterations,
-            state=state,
+            state=start if state is None else state,
             every=_EVERY[name],
             callbacks=[callback for callback in (shown, writer) if callback is not None],
             stopping=stopping,
@@ -210,15 +218,15 @@ def _method(
     operator: LinearOperator,
     device: torch.device,
     choices: dict[str, Any],
-) -> tuple[Method, float, dict[str, Any]]:
-    """The iterative method, the scale of its unknown, and what was chosen on the way."""
+) -> tuple[Method, float, dict[str, Any], IterationState | None]:
+    """The iterative method, the scale of its unknown, what was chosen, and where to start."""
     data = _data(scan, device)
     if configuration.method == "cgls":
         assert configuration.tolerance is not None
-        return CGLS(operator, data, tolerance=configuration.tolerance), 1.0, choices
+        return CGLS(operator, data, tolerance=configuration.tolerance), 1.0, choices, None
     if configuration.method == "sirt":
         assert configuration.nonnegative is not None
-        return SIRT(operator, data, nonnegative=configuration.nonnegative), 1.0, choices
+        return SIRT(operator, data, nonnegative=configuration.nonnegative), 1.0, choices, None
     # Total variation weighs an image of order one, so that its weight has no units.
     scale = choices["image_scale"] if choices else image_scale(operator, data)
     scaled = scale * operator
@@ -228,11 +236,19 @@ def _method(
         "isotropic": bool(configuration.isotropic),
         "nonnegative": bool(configuration.nonnegative),
     }
-    weight = choices.get("tv_weight", configuration.tv_weight)
+    weight, solved = choices.get("tv_weight", configuration.tv_weight), None
     if weight == "discrepancy":
         _LOG.info("Choosing the total-variation weight by the discrepancy principle ...")
-        chosen = tv_weight_by_discrepancy(scaled, fidelity, **shared)
-        weight = chosen.weight
+        try:
+            chosen = tv_weight_by_discrepancy(
+                scaled, fidelity, tolerance=_SEARCH_TOLERANCE, **shared
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{error} Or choose the weight yourself: tv_weight, a number around 1 to 30, "
+                "larger for smoother images."
+            ) from error
+        weight, solved = chosen.weight, chosen.solution.state.tensors
         _LOG.info("Total-variation weight %.4g after %d solves.", weight, len(chosen.trail))
     assert configuration.tolerance is not None
     method = PrimalDualTV(
@@ -247,7 +263,12 @@ def _method(
         else "user",
         "data_term": scan.noise.kind,
     }
-    return method, scale, choices
+    start = None
+    if solved is not None:
+        # The search ends with a rough solution for the very weight it found.
+        tensors = method.warm_start(solved)
+        start = IterationState(0, tensors).recorded(method.figures(tensors))
+    return method, scale, choices, start
 
 
 def image_scale(operator: LinearOperator, data: Tensor) -> float:
@@ -278,7 +299,11 @@ def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
     values = configuration.to_values()
     values.pop("iterations")
     text = json.dumps([scan_digest(scan), values], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode())
+    if scan.noise is not None:
+        digest.update(scan.noise.kind.encode())
+        digest.update(np.ascontiguousarray(scan.noise.std_of(scan.projections)).tobytes())
+    return digest.hexdigest()
 
 
 def _keep(solution: Solution, writer: CheckpointWriter | None) -> str:

@@ -1,5 +1,6 @@
 """The verb simulate: a scan of a phantom or picture, with noise, in any geometry."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,23 @@ from dipct.measurement.scan import Scan
 from dipct.operator.traced import TracedRayTransform
 from dipct.phantom import default_peak, make_phantom, phantom_names
 from dipct.pipeline.images import READABLE, read_image
+from dipct.pipeline.memory import check_image_memory, check_projection_memory
 
-EXAMPLES = ("walnut",)
+EXAMPLES = {"walnut": "cwi-walnut"}
+"""Embedded examples: a phantom and the geometry it is scanned in."""
 EXAMPLE_PREFIX = "example:"
+
+# Above this the generator of Poisson numbers overflows.
+_MOST_COUNTS = 1e15
+_MOST_NOISE = 1e3
+# Arrays of the fine grid's size that drawing and averaging an object needs.
+_IMAGES_AT_ONCE = 8
 
 
 def simulate(
     source: str | Path | np.ndarray,
     *,
-    geometry: str | Scan = "parallel",
+    geometry: str | Scan | None = None,
     pixels: int | None = None,
     views: int | None = None,
     noise: float | None = None,
@@ -34,9 +43,11 @@ def simulate(
 
     Args:
         source: a phantom's name, ``"example:walnut"``, an image file, or an array [H W] or
-            [Z H W] of attenuation values in 1/mm.
+            [Z H W] of attenuation values in 1/mm. Floating-point values in a file are 1/mm too;
+            whole numbers are a picture, whose white attenuates as the phantoms' brightest
+            material.
         geometry: ``"parallel"``, ``"fan"``, ``"cone"``, ``"cwi-walnut"``, or a scan whose
-            geometry and grid are taken over.
+            geometry and grid are taken over; default: the example's own, else parallel.
         pixels: pixels along a side of the image; the geometry's own by default.
         views: equispaced views; of a scan taken over, a selection of its views.
         noise: standard deviation of white noise as a share of the mean absolute line integral;
@@ -51,22 +62,35 @@ def simulate(
         The scan, with the object averaged over the pixels of the grid as its truth.
 
     Raises:
-        ConfigurationError: an unknown phantom or geometry, or impossible numbers.
+        ConfigurationError: an unknown phantom, example or geometry, or impossible numbers.
         FileFormatError: an image that cannot be read.
+        InsufficientMemoryError: the object or the projections would not fit into memory.
     """
     if noise is not None and counts is not None:
         raise ConfigurationError("Choose white noise or photon counts, not both.")
     noise = 0.05 if noise is None and counts is None else noise
-    if noise is not None and not 0 <= noise < np.inf:
-        raise ConfigurationError(f"The noise level must be zero or positive; got {noise}.")
+    if noise is not None and not 0 <= noise <= _MOST_NOISE:
+        raise ConfigurationError(
+            f"The noise level must be from 0 to {_MOST_NOISE:g}, a share of the mean line "
+            f"integral; got {noise}."
+        )
+    if counts is not None and not 0 < counts <= _MOST_COUNTS:
+        raise ConfigurationError(
+            f"The photon counts must be above 0 and at most {_MOST_COUNTS:g}; got {counts}."
+        )
     if oversampling < 1:
         raise ConfigurationError(f"oversampling must be at least 1; got {oversampling}.")
+    if seed < 0:
+        raise ConfigurationError(f"seed must be 0 or larger; got {seed}.")
+    source, geometry = _example(source, geometry)
     scanner, grid = _scanner(geometry, pixels, views)
     if scanner.kind == "matrix":
         oversampling = 1
+    check_projection_memory(scanner.n_views, math.prod(scanner.detector_shape))
     fine = Grid(
         tuple(n * oversampling for n in grid.shape), grid.pixel_size / oversampling, grid.center
     )
+    check_image_memory(fine, images_at_once=_IMAGES_AT_ONCE)
     image, description = _object(source, fine, seed)
     clean = _project(scanner, fine, image)
     model = _noise_model(clean, noise, counts)
@@ -101,16 +125,28 @@ def example_scan(name: str, *, pixels: int | None = None, seed: int = 0) -> Scan
     Raises:
         ConfigurationError: an unknown example.
     """
+    return simulate(EXAMPLE_PREFIX + name, pixels=pixels, seed=seed)
+
+
+def _example(
+    source: str | Path | np.ndarray, geometry: str | Scan | None
+) -> tuple[str | Path | np.ndarray, str | Scan]:
+    """The phantom of an example, and the geometry where none is chosen."""
+    if not (isinstance(source, str) and source.startswith(EXAMPLE_PREFIX)):
+        return source, "parallel" if geometry is None else geometry
+    name = source.removeprefix(EXAMPLE_PREFIX)
     if name not in EXAMPLES:
         raise ConfigurationError(
             f"There is no example {name!r}; there are: "
             f"{', '.join(EXAMPLE_PREFIX + known for known in EXAMPLES)}."
         )
-    return simulate("walnut", geometry="cwi-walnut", pixels=pixels, views=60, seed=seed)
+    return name, EXAMPLES[name] if geometry is None else geometry
 
 
 def _scanner(geometry: str | Scan, pixels: int | None, views: int | None) -> tuple[Geometry, Grid]:
     if isinstance(geometry, str):
+        # Before the geometry, which holds an entry per view.
+        check_projection_memory(views or 1, pixels or 1)
         return nominal_scan(geometry, pixels=pixels, views=views)
     scan = geometry if views is None else geometry.equispaced_views(views)
     grid = scan.grid if pixels is None else scan.grid.resized(pixels)
@@ -121,16 +157,12 @@ def _object(source: str | Path | np.ndarray, grid: Grid, seed: int) -> tuple[np.
     """The scanned object on a grid, 1/mm, and what it is."""
     if isinstance(source, np.ndarray):
         return _fitted(source.astype(np.float32), grid), f"array of shape {source.shape}"
-    name = str(source).removeprefix(EXAMPLE_PREFIX)
-    if name in phantom_names():
-        return make_phantom(name, grid, seed=seed), f"{name} phantom, seed {seed}"
     path = Path(source)
-    if not path.suffix:
-        # An unknown phantom's name: the catalogue's error names the close ones.
-        make_phantom(name, grid, seed=seed)
-    image = read_image(path)
-    if path.suffix.lower() not in (".npy", ".h5", ".hdf5") and image.max() <= 1:
-        image = image * np.float32(default_peak(grid))
+    # An unknown phantom's name goes to the catalogue, whose error names the close ones.
+    if str(source) in phantom_names() or not (path.suffix or path.exists()):
+        name = str(source)
+        return make_phantom(name, grid, seed=seed), f"{name} phantom, seed {seed}"
+    image = read_image(path, largest=default_peak(grid))
     return _fitted(image, grid), f"picture {path.name}"
 
 

@@ -117,7 +117,8 @@ class ConeSliceGeometry(Geometry):
             geometry.vectors(),
             geometry.n_rows,
             geometry.n_columns,
-            share.argmax(axis=1),
+            # Where several rows see nothing but the slice, rounding must not choose among them.
+            share.round(9).argmax(axis=1),
             (-bound, bound),
         )
 

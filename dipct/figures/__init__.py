@@ -1,0 +1,9 @@
+"""Pictures of scans and reconstructions; the only place that imports matplotlib.
+
+Figures are made with matplotlib's object interface and drawn by Agg: no window, no global state.
+"""
+
+from dipct.figures.compare import comparison_figure as comparison_figure
+from dipct.figures.run import run_figure as run_figure
+from dipct.figures.save import save_figure as save_figure
+from dipct.figures.scan import scan_figure as scan_figure

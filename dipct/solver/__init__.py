@@ -1,0 +1,15 @@
+"""Iterative methods: one loop, its stopping rules, and the classical reconstructions."""
+
+from dipct.solver.cgls import CGLS as CGLS
+from dipct.solver.discrepancy import DiscrepancyPrinciple as DiscrepancyPrinciple
+from dipct.solver.discrepancy import WeightChoice as WeightChoice
+from dipct.solver.discrepancy import tv_weight_by_discrepancy as tv_weight_by_discrepancy
+from dipct.solver.iteration import Callback as Callback
+from dipct.solver.iteration import Method as Method
+from dipct.solver.iteration import StoppingRule as StoppingRule
+from dipct.solver.iteration import iterate as iterate
+from dipct.solver.primal_dual import PrimalDualTV as PrimalDualTV
+from dipct.solver.sirt import SIRT as SIRT
+from dipct.solver.solution import IterationState as IterationState
+from dipct.solver.solution import Solution as Solution
+from dipct.solver.solution import Status as Status

@@ -1,0 +1,358 @@
+"""Small instances of every operator, with a dense twin computed another way where there is one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import odl
+import pytest
+import torch
+from odl.applications import tomo
+from scalar_tracing import scalar_matrix, scalar_slice_matrix
+from scipy import sparse
+
+from dipct.measurement import (
+    ConeGeometry,
+    ConeSliceGeometry,
+    FanGeometry,
+    Grid,
+    MatrixGeometry,
+    ParallelGeometry,
+    VectorGeometry,
+)
+from dipct.operator import (
+    Gradient,
+    Jacobian,
+    LinearOperator,
+    MatrixOperator,
+    Operator,
+    RayTransform,
+    from_scipy,
+    stack,
+)
+from dipct.operator.astra_ray import AstraRayTransform
+from dipct.operator.fdk import FDK
+from dipct.operator.filtered_backprojection import FilteredBackProjection
+from dipct.operator.odl_bridge import from_odl, to_odl
+from dipct.operator.traced import TracedRayTransform
+
+F32, F64 = torch.float32, torch.float64
+BOTH = (F32, F64)
+
+ANGLES = 0.237 + np.arange(5) * 1.19
+IMAGE = Grid((8, 10), 0.9, (0.21, -0.33))
+VOLUME = Grid((4, 6, 7), 1.1, (0.21, -0.33, 0.17))
+
+
+def _perturbed(geometry, seed):
+    """Per-view vectors near those of a geometry, still planar where it is."""
+    noise = 0.05 * np.random.default_rng(seed).standard_normal((geometry.n_views, 12))
+    if geometry.is_planar:
+        noise[:, 2::3] = 0
+    return geometry.vectors() + noise
+
+
+def _geometries():
+    parallel = ParallelGeometry(ANGLES, 9, 1.13, 0.17)
+    fan = FanGeometry(ANGLES, 9, 1.71, 17.3, 9.1, 0.27)
+    cone = ConeGeometry(ANGLES[:3], 3, 6, 1.9, 1.7, 17.3, 9.1, 0.27, -0.19)
+    tilt = np.array([0.0, 0.0, 0.31])
+    parallel_3d = np.concatenate([parallel.vectors()[:3, :3] + tilt, _perturbed(cone, 3)[:, 3:]], 1)
+    rows = np.array([[0, 1, 2, 1, 1.5, 0.25], [1, 1, 1, 1, 1, 1], [2, 1, 0, 1, 0.75, 2]])
+    height = 3 * IMAGE.pixel_size
+    rng = np.random.default_rng(8)
+    values = sparse.random(3 * 6, IMAGE.n_pixels, 0.3, "csr", random_state=rng)
+    return {
+        "parallel": (parallel, IMAGE),
+        "fan": (fan, IMAGE),
+        "cone": (cone, VOLUME),
+        "planar fan vectors": (VectorGeometry(_perturbed(fan, 1), 1, 9, "cone", True), IMAGE),
+        "planar parallel vectors": (
+            VectorGeometry(_perturbed(parallel, 2), 1, 9, "parallel", True),
+            IMAGE,
+        ),
+        "cone vectors": (VectorGeometry(_perturbed(cone, 4), 3, 6), VOLUME),
+        "parallel vectors": (VectorGeometry(parallel_3d, 3, 6, "parallel"), VOLUME),
+        "cone slice": (
+            ConeSliceGeometry(cone.vectors(), 3, 6, rows, (-height / 2, height / 2)),
+            IMAGE,
+        ),
+        "matrix": (MatrixGeometry(values, 6), IMAGE),
+    }
+
+
+GEOMETRIES = _geometries()
+"""Every kind of geometry by name, each with a grid it fits."""
+
+
+def traced(name, projector):
+    """The dense system matrix of a geometry, one ray at a time."""
+    geometry, grid = GEOMETRIES[name]
+    if name == "matrix":
+        return geometry.matrix.toarray()
+    if name == "cone slice":
+        return scalar_slice_matrix(geometry, grid, projector)
+    return scalar_matrix(geometry.rays(), grid, projector)
+
+
+class Waves(Operator):
+    """A smooth nonlinear operator: products of sines of a linear map, and a squared norm."""
+
+    def __init__(self, dtype, domain_shape=(1, 3, 4), range_shape=(2, 3)):
+        rng = np.random.default_rng(11)
+        n, m = int(np.prod(domain_shape)), int(np.prod(range_shape))
+        self.domain_shape, self.range_shape = domain_shape, range_shape
+        self.weights = torch.from_numpy(rng.standard_normal((m, n)) / np.sqrt(n)).to(dtype)
+
+    def _apply(self, x):
+        flat = x.flatten(-len(self.domain_shape))
+        mixed = flat @ self.weights.T
+        result = torch.sin(mixed) * mixed.flip(-1) + 0.1 * flat.square().sum(-1, keepdim=True)
+        return result.unflatten(-1, self.range_shape)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operator of the catalogue.
+
+    Attributes:
+        name: for people.
+        build: makes it in a floating-point type.
+        dtypes: those it can be made in.
+        dense: its matrix computed another way, float64.
+        twice: whether it has second derivatives.
+        nested: whether it differentiates in forward mode itself, which torch cannot nest in its
+            older forward mode (in ``torch.func`` it can).
+        rounding: largest relative error next to the dense twin in float64.
+    """
+
+    name: str
+    build: Callable[[torch.dtype], Operator]
+    dtypes: tuple[torch.dtype, ...] = BOTH
+    dense: Callable[[], np.ndarray] | None = None
+    twice: bool = True
+    nested: bool = False
+    rounding: float = 1e-12
+
+
+def ray(name, projector="siddon", dtype=F64):
+    """The stored ray transform of a geometry of the catalogue."""
+    return RayTransform(*GEOMETRIES[name], projector=projector, dtype=dtype)
+
+
+def _rays():
+    for name in GEOMETRIES:
+        for projector in ("siddon", "joseph"):
+            yield Entry(
+                f"{projector} {name}",
+                lambda dtype, n=name, p=projector: ray(n, p, dtype),
+                dense=lambda n=name, p=projector: traced(n, p),
+                # Chords in corners are differences of nearly equal numbers.
+                rounding=1e-10,
+            )
+
+
+def difference_matrix(shape):
+    """Forward differences along each axis, zero across the border, entry by entry."""
+    index = np.arange(np.prod(shape)).reshape(shape)
+    parts = []
+    for axis in range(len(shape)):
+        part = np.zeros((index.size, index.size))
+        for position in np.ndindex(*shape):
+            if position[axis] + 1 < shape[axis]:
+                after = tuple(p + (a == axis) for a, p in enumerate(position))
+                part[index[position], index[position]] = -1
+                part[index[position], index[after]] = 1
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+DENSE = np.random.default_rng(5).standard_normal((6, 12)) * (
+    np.random.default_rng(6).uniform(size=(6, 12)) < 0.6
+)
+OTHER = np.random.default_rng(7).standard_normal((6, 12))
+SQUARE = np.random.default_rng(9).standard_normal((12, 12))
+
+
+def matrix(values, dtype, domain=(1, 3, 4), range_=(2, 3)):
+    """A stored matrix as an operator."""
+    return MatrixOperator(sparse.csr_matrix(values), domain, range_, dtype=dtype)
+
+
+def _square(dtype):
+    return matrix(SQUARE, dtype, range_=(1, 3, 4))
+
+
+def _algebra():
+    def a(dtype):
+        return matrix(DENSE, dtype)
+
+    def b(dtype):
+        return matrix(OTHER, dtype)
+
+    linear = {
+        "matrix": (a, lambda: DENSE),
+        "composition": (lambda t: a(t) @ _square(t), lambda: DENSE @ SQUARE),
+        "sum": (lambda t: a(t) + b(t), lambda: DENSE + OTHER),
+        "difference": (lambda t: a(t) - b(t), lambda: DENSE - OTHER),
+        "multiple": (lambda t: -2.5 * a(t), lambda: -2.5 * DENSE),
+        "negative": (lambda t: -a(t), lambda: -DENSE),
+        "adjoint": (lambda t: a(t).T, lambda: DENSE.T),
+        "stack": (
+            lambda t: stack([a(t), b(t), 2 * a(t)]),
+            lambda: np.concatenate([DENSE, OTHER, 2 * DENSE]),
+        ),
+        "gradient of a composition": (
+            lambda t: Gradient((1, 3, 4)) @ _square(t),
+            lambda: difference_matrix((3, 4)) @ SQUARE,
+        ),
+        "from scipy": (
+            lambda t: from_scipy(sparse.csr_matrix(DENSE), (1, 3, 4), (2, 3), dtype=t),
+            lambda: DENSE,
+        ),
+    }
+    for name, (build, dense) in linear.items():
+        yield Entry(name, build, dense=dense)
+    nonlinear = {
+        "nonlinear": Waves,
+        "nonlinear composition": lambda t: Waves(t) @ _square(t),
+        "linear of nonlinear": lambda t: matrix(DENSE[:, :6], t, (2, 3), (6,)) @ Waves(t),
+        "nonlinear sum": lambda t: Waves(t) + a(t),
+        "nonlinear difference": lambda t: a(t) - Waves(t),
+        "nonlinear multiple": lambda t: 3 * Waves(t),
+        "nonlinear stack": lambda t: stack([Waves(t), a(t)]),
+    }
+    for name, build in nonlinear.items():
+        yield Entry(name, build)
+
+
+def _jacobian(dtype):
+    generator = torch.Generator().manual_seed(4)
+    point = torch.randn((1, 3, 4), generator=generator, dtype=F64).to(dtype)
+    return Jacobian(Waves(dtype), point)
+
+
+def _jacobian_dense():
+    jacobian = _jacobian(F64)
+    operator, point = jacobian.operator, jacobian.point
+    columns = []
+    for k in range(12):
+        unit = torch.zeros(12, dtype=F64)
+        unit[k] = 1e-4
+        up, down = (operator(point + s * unit.reshape(1, 3, 4)) for s in (1, -1))
+        columns.append((up - down).flatten().numpy() / 2e-4)
+    return np.stack(columns, 1)
+
+
+def odl_ray_transform():
+    """ODL's parallel-beam ray transform, run by ASTRA on the CPU."""
+    space = odl.uniform_discr([-4, -4], [4, 4], (8, 8), dtype="float32")
+    return tomo.RayTransform(
+        space, tomo.parallel_beam_geometry(space, num_angles=5), impl="astra_cpu"
+    )
+
+
+def _odl_gradient():
+    return odl.Gradient(odl.uniform_discr([0, 0], [1, 1.5], (3, 4)), pad_mode="symmetric")
+
+
+_FLOAT64 = (F64,)
+"""For operators that follow their input: the checks then use float64."""
+
+
+def _others():
+    yield Entry("gradient 2-D", lambda _: Gradient((1, 5, 4)), _FLOAT64, _dense_gradient(5, 4))
+    yield Entry("gradient line", lambda _: Gradient((1, 1, 6)), _FLOAT64, _dense_gradient(1, 6))
+    yield Entry(
+        "gradient 3-D", lambda _: Gradient((1, 3, 4, 2)), _FLOAT64, _dense_gradient(3, 4, 2)
+    )
+    yield Entry("jacobian", _jacobian, dense=_jacobian_dense, rounding=1e-6, nested=True)
+    yield Entry(
+        "batched jacobian",
+        lambda t: Waves(t).linearize(torch.linspace(-1, 1, 24, dtype=t).reshape(2, 1, 3, 4))[1],
+        nested=True,
+    )
+    yield Entry("ODL ray transform", lambda t: from_odl(odl_ray_transform(), dtype=t), (F32,))
+    yield Entry("ODL gradient", lambda t: from_odl(_odl_gradient(), dtype=t))
+    yield Entry(
+        "linear through ODL",
+        lambda t: from_odl(to_odl(matrix(DENSE, t)), dtype=t),
+        dense=lambda: DENSE,
+    )
+    yield Entry(
+        "linear through weighted ODL spaces",
+        lambda t: from_odl(
+            to_odl(
+                matrix(DENSE, t),
+                odl.uniform_discr([0, 0], [1, 1], (3, 4), dtype=str(t)[6:]),
+                odl.rn((2, 3), weighting=3.0, dtype=str(t)[6:]),
+            ),
+            dtype=t,
+        ),
+        dense=lambda: DENSE,
+    )
+    yield Entry(
+        "nonlinear through ODL",
+        lambda t: from_odl(to_odl(Waves(t)), dtype=t),
+        twice=False,
+        nested=True,
+    )
+    for projector, name in (("siddon", "parallel"), ("siddon", "fan"), ("joseph", "parallel")):
+        yield Entry(
+            f"ASTRA {projector} {name}",
+            lambda _, n=name, p=projector: AstraRayTransform(*GEOMETRIES[n], projector=p),
+            (F32,),
+            lambda n=name, p=projector: traced(n, p),
+        )
+    yield Entry(
+        "ASTRA in a composition",
+        lambda _: Gradient(IMAGE.image_shape) @ AstraRayTransform(*GEOMETRIES["fan"]).T,
+        (F32,),
+    )
+    for name in ("parallel", "fan", "cone slice"):
+        yield Entry(
+            f"FBP {name}",
+            lambda _, n=name: FilteredBackProjection(*GEOMETRIES[n], filter="hann"),
+            _FLOAT64,
+        )
+    for name in ("fan", "cone", "cone slice", "matrix"):
+        yield Entry(
+            f"traced {name}",
+            lambda t, n=name: TracedRayTransform(*GEOMETRIES[n], dtype=t),
+            dense=lambda n=name: traced(n, "siddon"),
+            rounding=1e-10,
+        )
+    yield Entry("FDK", lambda _: FDK(*GEOMETRIES["cone"]), _FLOAT64)
+
+
+def _dense_gradient(*shape):
+    return lambda: difference_matrix(shape)
+
+
+ENTRIES = {entry.name: entry for entry in (*_rays(), *_algebra(), *_others())}
+
+
+@cache
+def build(name: str, dtype: torch.dtype) -> Operator:
+    """The operator of a name; made once, since operators never change."""
+    return ENTRIES[name].build(dtype)
+
+
+def names(*, linear: bool | None = None, dtype: torch.dtype | None = None) -> list[str]:
+    """Names of the operators that are linear (or not) and can be made in a type."""
+    return [
+        name
+        for name, entry in ENTRIES.items()
+        if (dtype is None or dtype in entry.dtypes)
+        and (linear is None or isinstance(build(name, entry.dtypes[-1]), LinearOperator) == linear)
+    ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads only wait for each other on tensors this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

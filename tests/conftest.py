@@ -1,0 +1,47 @@
+"""Fixtures of all tests."""
+
+import logging
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def matrix_cache(tmp_path_factory, monkeypatch):
+    """Keep system matrices out of the user's cache."""
+    folder = tmp_path_factory.getbasetemp() / "matrices"
+    monkeypatch.setenv("DIPCT_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def dipct_command(monkeypatch, capsys):
+    """Run a command line inside this process."""
+    from dipct.cli import main
+
+    logger = logging.getLogger("dipct")
+    before = logger.level, list(logger.handlers)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dipct", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
+
+    yield run
+    logger.level, logger.handlers = before

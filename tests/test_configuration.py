@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+from small_scans import small_scan
+
+from dipct import write_scan
+from dipct.configuration import METHODS, ReconstructionConfiguration, read_configuration_file
+from dipct.errors import ConfigurationError
+from dipct.run import read_run
+
+SETTINGS = {
+    "filter": ("hann", {"fbp", "fdk"}),
+    "frequency_scaling": (0.5, {"fbp", "fdk"}),
+    "projector": ("joseph", {"cgls", "sirt", "tv"}),
+    "backend": ("traced", {"cgls", "sirt", "tv"}),
+    "iterations": (7, {"cgls", "sirt", "tv"}),
+    "tolerance": (0.01, {"cgls", "tv"}),
+    "discrepancy_stopping": (True, {"cgls", "sirt"}),
+    "nonnegative": (False, {"sirt", "tv"}),
+    "tv_weight": (3.0, {"tv"}),
+    "isotropic": (True, {"tv"}),
+}
+
+
+def configured(**values):
+    return ReconstructionConfiguration.from_values(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("tv_wieght", "tv_weight"),
+        ("iteration", "iterations"),
+        ("angularrange", "angular_range"),
+        ("non_negative", "nonnegative"),
+        ("Pixels", "pixels"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_near_names(key, near):
+    with pytest.raises(ConfigurationError, match=f"no setting '{key}'.*Did you mean.*{near}"):
+        configured(method="tv", **{key: 1})
+
+
+def test_an_unknown_key_near_to_none_lists_all():
+    with pytest.raises(ConfigurationError, match=r"no setting 'zzz'.*method, views.*isotropic"):
+        configured(method="tv", zzz=1)
+
+
+def test_every_wrong_setting_is_named_at_once():
+    with pytest.raises(ConfigurationError) as caught:
+        configured(method="tv", views=0, pixls=3, tv_weight="strong")
+    message = str(caught.value)
+    assert "views: " in message and "got 0" in message
+    assert "'pixls'" in message and "pixels" in message
+    assert message.count("tv_weight") == 1 and "got 'strong'" in message
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_setting_belongs_to_its_methods(method, name):
+    value, methods = SETTINGS[name]
+    if method in methods:
+        assert getattr(configured(method=method, **{name: value}), name) == value
+    else:
+        with pytest.raises(ConfigurationError, match=f"{method} has no setting {name}; it belongs"):
+            configured(method=method, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"method": "art"},
+        {"method": "tv", "views": 0},
+        {"method": "tv", "views": 2.5},
+        {"method": "tv", "bin": 0},
+        {"method": "tv", "pixels": 1},
+        {"method": "tv", "angular_range": 0},
+        {"method": "tv", "angular_range": float("nan")},
+        {"method": "tv", "seed": -1},
+        {"method": "tv", "iterations": 0},
+        {"method": "tv", "tolerance": 1.0},
+        {"method": "tv", "tv_weight": -1.0},
+        {"method": "tv", "tv_weight": float("nan")},
+        {"method": "tv", "tv_weight": float("inf")},
+        {"method": "fbp", "frequency_scaling": 1.5},
+        {"method": "fbp", "filter": "ramp"},
+        {"method": "cgls", "backend": "numpy"},
+        {"method": "cgls", "projector": "bresenham"},
+        {},
+    ],
+    ids=str,
+)
+def test_impossible_values_are_refused(values):
+    with pytest.raises(ConfigurationError, match=f"(?i){list(values)[-1] if values else 'method'}"):
+        configured(**values)
+
+
+@pytest.mark.parametrize("name", ["views", "pixels", "seed", "tv_weight", "iterations"])
+def test_a_truth_value_is_no_number(name):
+    with pytest.raises(ConfigurationError, match="true or false; got True"):
+        configured(method="tv", **{name: True})
+
+
+def test_whole_numbers_of_numpy_are_numbers():
+    assert configured(method="tv", views=np.int64(60)).views == 60
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resolution_fills_exactly_the_settings_of_the_method(method):
+    resolved = configured(method=method).resolved()
+    own = {name for name, (_, methods) in SETTINGS.items() if method in methods}
+    assert {name for name in SETTINGS if getattr(resolved, name) is not None} == own
+    assert resolved.resolved() == resolved
+    assert configured(**resolved.to_values()) == resolved
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_resolution_keeps_what_is_given(name):
+    value, methods = SETTINGS[name]
+    for method in methods:
+        assert getattr(configured(method=method, **{name: value}).resolved(), name) == value
+
+
+def test_the_defaults_are_those_documented():
+    tv = configured(method="tv").resolved()
+    assert (tv.tv_weight, tv.nonnegative, tv.isotropic) == ("discrepancy", True, False)
+    assert (tv.backend, tv.projector, tv.bin, tv.seed, tv.device) == (
+        "matrix",
+        "siddon",
+        1,
+        0,
+        "cpu",
+    )
+    assert configured(method="fbp").resolved().filter == "ram-lak"
+    assert configured(method="cgls").resolved().discrepancy_stopping is False
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        configured(method="tv").views = 3
+
+
+def test_a_file_gives_its_values(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('method = "tv"\ntv_weight = 4\nviews = 30\nisotropic = true\n')
+    values = read_configuration_file(path)
+    assert values == {"method": "tv", "tv_weight": 4, "views": 30, "isotropic": True}
+    assert configured(**values).tv_weight == 4.0
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (None, "cannot be read"),
+        (b"method = ", "not a TOML file"),
+        (b"method tv", "not a TOML file"),
+        (b"\xff\xfe\x00", "not a TOML file"),
+        (b"tv_wieght = 3", "'tv_wieght'. Did you mean tv_weight"),
+        (b"[tv]\nweight = 3", "no setting 'tv'"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(tmp_path, contents, message):
+    path = tmp_path / "settings.toml"
+    if contents is not None:
+        path.write_bytes(contents)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        read_configuration_file(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_folder_is_no_configuration_file(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_configuration_file(tmp_path)
+
+
+def test_options_override_the_file(tmp_path, dipct_command):
+    scan, settings = tmp_path / "scan.h5", tmp_path / "settings.toml"
+    write_scan(small_scan(), scan)
+    settings.write_text('method = "sirt"\niterations = 3\nviews = 8\nnonnegative = false\n')
+    first, second = tmp_path / "first.h5", tmp_path / "second.h5"
+    assert dipct_command("reconstruct", scan, "--config", settings, "--out", first).code == 0
+    options = ("--iterations", 4, "--nonnegative", "--config", settings)
+    assert dipct_command("reconstruct", scan, *options, "--out", second).code == 0
+    from_file, overridden = read_run(first).configuration, read_run(second).configuration
+    expected = {"method": "sirt", "iterations": 3, "views": 8, "nonnegative": False}
+    assert {name: from_file[name] for name in expected} == expected
+    expected |= {"iterations": 4, "nonnegative": True}
+    assert {name: overridden[name] for name in expected} == expected
+    assert read_run(second).iterations == 4
