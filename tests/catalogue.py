@@ -35,6 +35,7 @@ from dipct.operator.astra_ray import AstraRayTransform
 from dipct.operator.fdk import FDK
 from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.operator.odl_bridge import from_odl, to_odl
+from dipct.operator.symmetric_ray import SymmetricRayTransform
 from dipct.operator.traced import TracedRayTransform
 
 F32, F64 = torch.float32, torch.float64
@@ -84,6 +85,22 @@ def _geometries():
 
 GEOMETRIES = _geometries()
 """Every kind of geometry by name, each with a grid it fits."""
+
+
+def _symmetric_scans():
+    full, half = np.arange(4) * np.pi / 2 + 0.21, np.arange(2) * np.pi / 2 + 0.13
+    cone = ConeGeometry(full, 3, 6, 1.6, 1.7, 40.0, 25.0, 0.31, 0.2)
+    return {
+        "fan, even": (FanGeometry(full, 9, 1.9, 40.0, 25.0, 0.31), Grid((6, 6), 1.3)),
+        "fan, odd": (FanGeometry(full[[2, 0, 3, 1]], 9, 1.9, 40.0, 25.0), Grid((5, 5), 1.3)),
+        "parallel, half a turn": (ParallelGeometry(half, 9, 1.1), Grid((6, 6), 1.3)),
+        "parallel, a turn, offset": (ParallelGeometry(full, 9, 1.1, 0.2), Grid((5, 5), 1.3)),
+        "cone": (cone, Grid((3, 5, 5), 1.3, (0.0, 0.0, 0.4))),
+    }
+
+
+SYMMETRIC = _symmetric_scans()
+"""Scans that repeat themselves every quarter turn, each with a grid that does too."""
 
 
 def traced(name, projector):
@@ -321,6 +338,13 @@ def _others():
             f"traced {name}",
             lambda t, n=name: TracedRayTransform(*GEOMETRIES[n], dtype=t),
             dense=lambda n=name: traced(n, "siddon"),
+            rounding=1e-10,
+        )
+    for name, (geometry, grid) in SYMMETRIC.items():
+        yield Entry(
+            f"symmetric {name}",
+            lambda t, g=geometry, r=grid: SymmetricRayTransform(g, r, dtype=t),
+            dense=lambda g=geometry, r=grid: scalar_matrix(g.rays(), r, "siddon"),
             rounding=1e-10,
         )
     yield Entry("FDK", lambda _: FDK(*GEOMETRIES["cone"]), _FLOAT64)

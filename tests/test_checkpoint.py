@@ -62,12 +62,12 @@ def same_bits(one, other):
         assert getattr(one, name) == getattr(other, name), name
 
 
-@pytest.mark.parametrize("steps", [0, 7, 20, 33])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "steps"),
+    [(case, steps) for case in CASES for steps in (0, 7, 20, 33) if (case, steps) != ("cgls", 33)],
+)
 def test_going_on_gives_the_same_bits(case, steps, scan, tmp_path, interrupt_after):
     kind, settings = CASES[case]
-    if case == "cgls" and steps > 20:
-        pytest.skip("past the end of this run")
     whole = reconstruct(scan, **settings)
     assert whole.iterations > steps
     path = tmp_path / "state"

@@ -208,7 +208,7 @@ def test_walnut_rows_given_or_found_choose_the_same_rays(tmp_path):
     np.testing.assert_allclose(
         found.geometry.rays().directions, every.geometry.rays().directions, atol=1e-12
     )
-    assert read_cwi_walnut(folder, rows=(3, 5), **options).geometry.n_rows == 3
+    assert read_cwi_walnut(folder, rows=(11, 13), **options).geometry.n_rows == 3
 
 
 def test_walnut_folder_may_be_an_inner_one_and_only_needed_files_are_read(tmp_path):

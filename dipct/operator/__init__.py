@@ -14,3 +14,4 @@ from dipct.operator.ray import RayTransform as RayTransform
 from dipct.operator.ray import ray_transform as ray_transform
 from dipct.operator.scipy_bridge import from_scipy as from_scipy
 from dipct.operator.scipy_bridge import to_scipy as to_scipy
+from dipct.operator.symmetric_ray import SymmetricRayTransform as SymmetricRayTransform

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+import torch
 from scipy import sparse
 
 from dipct.measurement.digest import geometry_digest
@@ -74,6 +75,22 @@ def cached_matrix(
         matrix = assemble_matrix(geometry, grid, projector=projector, dtype=dtype)
         _store(matrix, path)
     return matrix
+
+
+def find_matrix(
+    geometry: Geometry,
+    grid: Grid,
+    *,
+    projector: Projector,
+    dtype: torch.dtype,
+    cache: Path | bool,
+) -> sparse.csr_matrix:
+    """The matrix of a scan, kept on disk if ``cache`` is True or a folder."""
+    values = np.float64 if dtype == torch.float64 else np.float32
+    if cache is False:
+        return assemble_matrix(geometry, grid, projector=projector, dtype=values)
+    folder = None if cache is True else cache
+    return cached_matrix(geometry, grid, projector=projector, dtype=values, folder=folder)
 
 
 def _load(path: Path, shape: tuple[int, int]) -> sparse.csr_matrix | None:

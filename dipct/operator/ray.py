@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from dipct.device import find_device
@@ -12,8 +11,9 @@ from dipct.measurement.geometry import Geometry
 from dipct.measurement.grid import Grid
 from dipct.operator.base import LinearOperator
 from dipct.operator.matrix import MatrixOperator, check_stored_dtype
-from dipct.operator.matrix_cache import cached_matrix
-from dipct.operator.ray_tracing import Projector, assemble_matrix
+from dipct.operator.matrix_cache import find_matrix
+from dipct.operator.ray_tracing import Projector
+from dipct.operator.symmetric_ray import SymmetricRayTransform, quarter_turn
 from dipct.operator.traced import TracedRayTransform
 
 Backend = Literal["matrix", "traced", "astra"]
@@ -58,12 +58,7 @@ class RayTransform(MatrixOperator):
         """
         check_stored_dtype(dtype)
         device = find_device(device)
-        values = np.float64 if dtype == torch.float64 else np.float32
-        if cache is False:
-            matrix = assemble_matrix(geometry, grid, projector=projector, dtype=values)
-        else:
-            folder = None if cache is True else cache
-            matrix = cached_matrix(geometry, grid, projector=projector, dtype=values, folder=folder)
+        matrix = find_matrix(geometry, grid, projector=projector, dtype=dtype, cache=cache)
         super().__init__(
             matrix, grid.image_shape, geometry.projection_shape, dtype=dtype, device=device
         )
@@ -84,7 +79,8 @@ def ray_transform(
     Args:
         geometry: the scan.
         grid: the image grid.
-        backend: ``"matrix"`` for a stored sparse matrix (fast, exact adjoint), ``"traced"`` for
+        backend: ``"matrix"`` for a stored sparse matrix (fast, exact adjoint; a quarter of it for
+            scans that repeat themselves every quarter turn), ``"traced"`` for
             tracing the rays anew for every product (little memory, exact adjoint, CPU),
             ``"astra"`` for ASTRA's matrix-free projectors (planar, or CUDA).
         projector: ``"siddon"`` or ``"joseph"``; ASTRA calls them line and linear.
@@ -95,7 +91,9 @@ def ray_transform(
         ConfigurationError: an unknown backend.
     """
     if backend == "matrix":
-        return RayTransform(geometry, grid, projector=projector, device=device, cache=cache)
+        symmetric = quarter_turn(geometry, grid) is not None
+        kind = SymmetricRayTransform if symmetric else RayTransform
+        return kind(geometry, grid, projector=projector, device=device, cache=cache)
     if backend == "astra":
         from dipct.operator.astra_ray import AstraRayTransform
 

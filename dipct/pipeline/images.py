@@ -8,7 +8,8 @@ from dipct.errors import DataError, FileFormatError
 from dipct.measurement.readers import read_scan
 from dipct.run import is_run_file, read_run
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+TIFF = (".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 READABLE = (*PICTURES, ".npy", ".h5", ".hdf5")
 
 
@@ -33,7 +34,9 @@ def read_image(path: str | Path, *, largest: float | None = None) -> np.ndarray:
     suffix = path.suffix.lower()
     if not path.is_file():
         raise FileFormatError(f"{path}: no such image file; check the name.")
-    if suffix in PICTURES:
+    if suffix in TIFF:
+        array = _read_tiff(path)
+    elif suffix in PICTURES:
         array = _read_picture(path)
     elif suffix == ".npy":
         array = _read_npy(path)
@@ -50,15 +53,33 @@ def read_image(path: str | Path, *, largest: float | None = None) -> np.ndarray:
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    from skimage import io
+    from PIL import Image
 
     try:
-        return np.asarray(io.imread(path))
-    except (OSError, ValueError, SyntaxError, KeyError, IndexError, RuntimeError) as error:
-        raise FileFormatError(
-            f"{path}: the picture cannot be read ({error}). It may be truncated or of another "
-            "kind; copy it again."
-        ) from error
+        with Image.open(path) as picture:
+            # Palettes and inks to colours; what is grey stays so.
+            if picture.mode in ("P", "CMYK", "YCbCr"):
+                picture = picture.convert("RGB")
+            # Some versions read 16-bit grey as 32-bit integers.
+            return np.asarray(picture, dtype=np.uint16 if picture.mode == "I" else None)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    import tifffile
+
+    try:
+        return tifffile.imread(path)
+    except (tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> FileFormatError:
+    return FileFormatError(
+        f"{path}: the picture cannot be read ({error}). It may be truncated or of another kind; "
+        "copy it again."
+    )
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -106,6 +127,6 @@ def _is_colour(array: np.ndarray, path: Path) -> bool:
     """Whether the last axis holds colours: always in pictures, in a TIFF if it has 3 or 4."""
     if array.ndim != 3 or path.suffix.lower() not in PICTURES:
         return False
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if path.suffix.lower() in TIFF:
         return array.dtype.kind == "u" and array.shape[-1] in (3, 4)
     return True

@@ -1,0 +1,206 @@
+"""The ray transform of a circular scan, stored for a quarter of the image only.
+
+Turned by 90 degrees, a circular scan of a square image is itself again: with ``R`` a quarter
+turn of the image and ``T`` the matching permutation of the projections, ``T A = A R^-1``. Write
+``Q`` for a quadrant of the image; then
+
+    A x = sum over r of T^-r A_Q (R^-r x)_Q,            (A^T y)_(R^r Q) = A_Q^T T^r y,
+
+so that one matrix with a quarter of the columns serves four vectors at once. It takes a quarter
+of the memory, and a product with four vectors reads it once.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from dipct.device import find_device
+from dipct.errors import GeometryError
+from dipct.measurement.geometry import ConeGeometry, FanGeometry, Geometry, ParallelGeometry
+from dipct.measurement.grid import Grid
+from dipct.operator.base import LinearOperator, apply_linear
+from dipct.operator.matrix import MatrixOperator, check_stored_dtype
+from dipct.operator.matrix_cache import find_matrix
+from dipct.operator.ray_tracing import Projector
+
+_ANGLE_TOLERANCE = 1e-9
+# Entries this small against the largest are rounding where a ray touches a pixel's border.
+_NEGLIGIBLE = 1e-7
+
+
+class SymmetricRayTransform(LinearOperator):
+    """Line integrals along the rays of a scan that repeats itself every quarter turn.
+
+    Where a ray runs exactly along a border of pixels, its length is shared evenly between both
+    sides; elsewhere the operator equals :class:`dipct.operator.RayTransform`.
+
+    Attributes:
+        geometry: the scan.
+        grid: the image grid.
+        projector: ``"siddon"`` or ``"joseph"``.
+        quadrant: the stored matrix, from a quadrant of the image to all projections.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        grid: Grid,
+        *,
+        projector: Projector = "siddon",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        cache: Path | bool = False,
+    ) -> None:
+        """Trace the rays and store the part for one quadrant, and its transpose.
+
+        Args:
+            geometry: a parallel, fan or cone-beam scan for which :func:`quarter_turn` finds the
+                symmetry.
+            grid: square in the plane, centred on the rotation axis.
+            projector: ``"siddon"`` or ``"joseph"``.
+            dtype: ``torch.float32`` or ``torch.float64``.
+            device: where to store the matrix.
+            cache: keep the whole matrix on disk: True for the default folder, or a folder.
+
+        Raises:
+            GeometryError: the scan or grid does not have the symmetry.
+            InsufficientMemoryError: the matrix is estimated not to fit into memory.
+        """
+        check_stored_dtype(dtype)
+        device = find_device(device)
+        turn = quarter_turn(geometry, grid)
+        if turn is None:
+            raise GeometryError(
+                f"This {geometry.kind} scan does not repeat itself every quarter turn on a grid "
+                f"{grid.shape} centred at {grid.center}; use RayTransform."
+            )
+        self.geometry, self.grid, self.projector = geometry, grid, projector
+        self.domain_shape, self.range_shape = grid.image_shape, geometry.projection_shape
+        turns = [np.arange(len(turn))]
+        for _ in range(3):
+            turns.append(turns[-1][turn])
+        matrix = find_matrix(geometry, grid, projector=projector, dtype=dtype, cache=cache)
+        quadrant = _symmetric_quadrant(matrix, grid, turns)
+        m, n = quadrant.shape
+        self.quadrant = MatrixOperator(quadrant, (n,), (m,), dtype=dtype, device=device)
+        self._turned = torch.from_numpy(np.stack(turns)).to(device)
+        self._back = torch.from_numpy(np.stack([np.argsort(t) for t in turns])).to(device)
+
+    @property
+    def n_nonzeros(self) -> int:
+        """Number of stored entries; the whole matrix has four times as many."""
+        return self.quadrant.n_nonzeros
+
+    def _apply(self, x: Tensor) -> Tensor:
+        return apply_linear(x, self._project, self._back_project)
+
+    def _apply_adjoint(self, y: Tensor) -> Tensor:
+        return apply_linear(y, self._back_project, self._project)
+
+    def _project(self, x: Tensor) -> Tensor:
+        n = self.grid.shape[-1]
+        images = x.reshape(-1, self.grid.n_pixels // n**2, n, n)
+        parts = [torch.rot90(images[_part(n, r)], -r, (-2, -1)).flatten(1) for r in range(4)]
+        if n % 2:
+            # The middle pixel belongs to all four quadrants, with a quarter of its value each.
+            middle = images[..., n // 2, n // 2] / 4
+            parts = [torch.cat([part, middle], 1) for part in parts]
+        rows = torch.stack(parts).flatten(0, 1)
+        turned = self.quadrant(rows).reshape(4, len(images), -1)
+        total = turned[0]
+        for r in range(1, 4):
+            total = total + turned[r].index_select(1, self._back[r])
+        return total.reshape(*x.shape[: x.ndim - len(self.domain_shape)], *self.range_shape)
+
+    def _back_project(self, y: Tensor) -> Tensor:
+        n = self.grid.shape[-1]
+        projections = y.reshape(-1, self._turned.shape[1])
+        rows = torch.cat([projections.index_select(1, self._turned[r]) for r in range(4)])
+        depth = self.grid.n_pixels // n**2
+        quadrants = self.quadrant.adjoint(rows).reshape(4, len(projections), -1)
+        high, wide = (n + 1) // 2, n // 2
+        images = y.new_empty((len(projections), depth, n, n))
+        for r in range(4):
+            part = quadrants[r, :, : depth * high * wide].unflatten(1, (depth, high, wide))
+            images[_part(n, r)] = torch.rot90(part, r, (-2, -1))
+        if n % 2:
+            images[..., n // 2, n // 2] = quadrants[..., depth * high * wide :].sum(0) / 4
+        return images.reshape(*y.shape[: y.ndim - len(self.range_shape)], *self.domain_shape)
+
+
+def quarter_turn(geometry: Geometry, grid: Grid) -> np.ndarray | None:
+    """The permutation of the projections that goes with a quarter turn of the image.
+
+    Args:
+        geometry: any scan.
+        grid: any grid.
+
+    Returns:
+        ``turn`` [m] such that ``(A x)[turn] = A rot90(x, -1)`` for all images and flattened
+        projections; None where the scan does not repeat itself every quarter turn.
+    """
+    if not isinstance(geometry, ParallelGeometry | FanGeometry | ConeGeometry):
+        return None
+    if grid.shape[-1] != grid.shape[-2] or any(grid.center[:2]) or grid.shape[-1] < 2:
+        return None
+    ahead = geometry.angles[None, :] - (geometry.angles[:, None] + np.pi / 2)
+    view, found = _matching(ahead)
+    cells = np.arange(int(np.prod(geometry.detector_shape)))
+    columns = np.broadcast_to(cells, (geometry.n_views, len(cells))).copy()
+    if isinstance(geometry, ParallelGeometry) and geometry.column_offset == 0:
+        # Half a turn on, a parallel beam sees the same lines, with the detector reversed.
+        opposite, also = _matching(ahead - np.pi)
+        reversed_ = also & ~found
+        view[reversed_] = opposite[reversed_]
+        columns[reversed_] = cells[::-1]
+        found |= also
+    if not found.all() or len(np.unique(view)) != geometry.n_views:
+        return None
+    return (view[:, None] * len(cells) + columns).ravel()
+
+
+def _matching(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per row the column whose angle difference is a multiple of a turn, and if there is one."""
+    distance = np.abs((difference + np.pi) % (2 * np.pi) - np.pi)
+    nearest = distance.argmin(1)
+    return nearest, distance[np.arange(len(nearest)), nearest] < _ANGLE_TOLERANCE
+
+
+def _part(n: int, r: int) -> tuple[object, slice, slice]:
+    """Where the quadrant of ``r`` quarter turns lies; the four leave out an odd middle pixel."""
+    high, wide = (n + 1) // 2, n // 2
+    start, stop = slice(0, high), slice(n - high, n)
+    left, right = slice(0, wide), slice(n - wide, n)
+    rows, columns = ((start, left), (right, start), (stop, right), (left, stop))[r]
+    return (..., rows, columns)
+
+
+def _symmetric_quadrant(
+    matrix: sparse.csr_matrix, grid: Grid, turns: list[np.ndarray]
+) -> sparse.csr_matrix:
+    """Columns of one quadrant (and the middle) of the matrix, averaged over the four turns.
+
+    The average changes nothing but ties, which tracing resolves differently in every quadrant.
+    """
+    n = grid.shape[-1]
+    pixels = np.arange(grid.n_pixels).reshape(-1, n, n)
+    columns = matrix.T.tocsr()
+    total = None
+    for r, turn in enumerate(turns):
+        # Seen from the quadrant, turning the object on by r is reading it from there.
+        part = np.rot90(pixels[_part(n, r)], -r, (1, 2)).ravel()
+        if n % 2:
+            part = np.concatenate([part, pixels[:, n // 2, n // 2]])
+        chosen = columns[part]
+        chosen.indices = np.argsort(turn).astype(np.int32)[chosen.indices]
+        chosen.has_sorted_indices = False
+        chosen.sort_indices()
+        total = chosen if total is None else total + chosen
+    assert total is not None
+    average = (total / 4).T.tocsr()
+    average.data[average.data < _NEGLIGIBLE * average.data.max(initial=0.0)] = 0.0
+    average.eliminate_zeros()
+    return average.astype(matrix.dtype)
