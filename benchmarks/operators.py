@@ -14,11 +14,11 @@ from pathlib import Path
 
 import astra
 import numpy as np
+import odl
 import torch
 from measuring import RESULTS, machine, median_seconds, replace_section, table, write_result
 from odl.applications import tomo
 
-import odl
 from dipct import FanGeometry, Grid, RayTransform, ray_transform
 from dipct.measurement.nominal import cwi_walnut_slice
 from dipct.operator.astra_ray import AstraRayTransform
@@ -126,9 +126,7 @@ def write_table() -> None:
         def ratios(peer: str, r=r, peers=peers) -> str:
             if peer not in peers:
                 return ""
-            return " / ".join(
-                f"{peers[peer][k] / r[k]:.1f}" for k in ("forward_ms", "adjoint_ms")
-            )
+            return " / ".join(f"{peers[peer][k] / r[k]:.1f}" for k in ("forward_ms", "adjoint_ms"))
 
         rows.append(
             [

@@ -60,7 +60,9 @@ def data_folder() -> Path:
     try:
         return Path(os.environ["DIPCT_DATA"])
     except KeyError:
-        raise SystemExit("Set DIPCT_DATA to the folder of the real data, see data/README.md.") from None
+        raise SystemExit(
+            "Set DIPCT_DATA to the folder of the real data, see data/README.md."
+        ) from None
 
 
 def load(name: str) -> tuple[dipct.Scan, np.ndarray | None, np.ndarray | None]:

@@ -9,7 +9,6 @@ from catalogue import SYMMETRIC
 
 from dipct.errors import GeometryError
 from dipct.measurement import (
-    ConeSliceGeometry,
     FanGeometry,
     Grid,
     ParallelGeometry,
@@ -55,6 +54,11 @@ def test_ties_keep_the_length_of_every_ray():
     assert not torch.allclose(quarter.to_matrix(), whole.to_matrix())
 
 
+def _moved(vectors):
+    vectors[1, 0] += 1e-4
+    return vectors
+
+
 FAN, GRID = SYMMETRIC["fan, even"]
 HALF = SYMMETRIC["parallel, half a turn"][0]
 
@@ -69,7 +73,7 @@ HALF = SYMMETRIC["parallel, half a turn"][0]
         (replace(FAN, angles=np.append(FAN.angles, FAN.angles[0] + 2 * np.pi)), GRID),
         (replace(HALF, column_offset=0.1), GRID),
         (FanGeometry(HALF.angles, 9, 1.9, 40.0, 25.0), GRID),
-        (VectorGeometry(FAN.vectors(), 1, 9, "cone", True), GRID),
+        (VectorGeometry(_moved(FAN.vectors()), 1, 9, "cone", True), GRID),
     ],
     ids=[
         "not square",
@@ -79,7 +83,7 @@ HALF = SYMMETRIC["parallel, half a turn"][0]
         "closing view",
         "half a turn with an offset",
         "fan over half a turn",
-        "free vectors",
+        "one source moved",
     ],
 )
 def test_scans_without_the_symmetry_are_left_whole(geometry, grid):
@@ -95,10 +99,16 @@ def test_nominal_scans_have_the_symmetry(kind):
     assert isinstance(ray_transform(geometry, grid), SymmetricRayTransform)
 
 
-def test_the_walnut_slice_is_left_whole():
-    geometry = cwi_walnut_slice(4)
-    assert isinstance(geometry, ConeSliceGeometry)
-    assert quarter_turn(geometry, Grid((8, 8), 6.0)) is None
+def test_vectors_and_slices_with_the_symmetry_are_found():
+    vectors = VectorGeometry(FAN.vectors(), 1, 9, "cone", True)
+    assert isinstance(ray_transform(vectors, GRID), SymmetricRayTransform)
+    walnut, grid = cwi_walnut_slice(8), Grid((9, 9), 5.0)
+    quarter = SymmetricRayTransform(walnut, grid, dtype=F64)
+    whole = RayTransform(walnut, grid, dtype=F64)
+    torch.testing.assert_close(quarter.to_matrix(), whole.to_matrix(), rtol=0, atol=1e-10)
+    other_row = walnut.rows.copy()
+    other_row[3, 5] -= 1
+    assert quarter_turn(replace(walnut, rows=other_row), grid) is None
 
 
 def test_the_cache_serves_both(tmp_path):

@@ -15,18 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from dipct.device import find_device
 from dipct.errors import GeometryError
-from dipct.measurement.geometry import ConeGeometry, FanGeometry, Geometry, ParallelGeometry
+from dipct.measurement.geometry import ConeSliceGeometry, Geometry, MatrixGeometry
 from dipct.measurement.grid import Grid
 from dipct.operator.base import LinearOperator, apply_linear
 from dipct.operator.matrix import MatrixOperator, check_stored_dtype
 from dipct.operator.matrix_cache import find_matrix
 from dipct.operator.ray_tracing import Projector
 
-_ANGLE_TOLERANCE = 1e-9
+# Share of the largest distance by which views of a turned scan may differ.
+_TOLERANCE = 1e-9
 # Entries this small against the largest are rounding where a ray touches a pixel's border.
 _NEGLIGIBLE = 1e-7
 
@@ -57,8 +59,7 @@ class SymmetricRayTransform(LinearOperator):
         """Trace the rays and store the part for one quadrant, and its transpose.
 
         Args:
-            geometry: a parallel, fan or cone-beam scan for which :func:`quarter_turn` finds the
-                symmetry.
+            geometry: a scan of any kind in which :func:`quarter_turn` finds the symmetry.
             grid: square in the plane, centred on the rotation axis.
             projector: ``"siddon"`` or ``"joseph"``.
             dtype: ``torch.float32`` or ``torch.float64``.
@@ -142,31 +143,35 @@ def quarter_turn(geometry: Geometry, grid: Grid) -> np.ndarray | None:
         ``turn`` [m] such that ``(A x)[turn] = A rot90(x, -1)`` for all images and flattened
         projections; None where the scan does not repeat itself every quarter turn.
     """
-    if not isinstance(geometry, ParallelGeometry | FanGeometry | ConeGeometry):
+    square = grid.shape[-1] == grid.shape[-2] > 1 and not any(grid.center[:2])
+    if isinstance(geometry, MatrixGeometry) or not square:
         return None
-    if grid.shape[-1] != grid.shape[-2] or any(grid.center[:2]) or grid.shape[-1] < 2:
-        return None
-    ahead = geometry.angles[None, :] - (geometry.angles[:, None] + np.pi / 2)
-    view, found = _matching(ahead)
+    vectors = geometry.vectors()
+    x, y = vectors[:, 0::3], vectors[:, 1::3]
+    turned = vectors.copy()
+    turned[:, 0::3], turned[:, 1::3] = -y, x
+    view, found = _same_views(vectors, turned)
     cells = np.arange(int(np.prod(geometry.detector_shape)))
     columns = np.broadcast_to(cells, (geometry.n_views, len(cells))).copy()
-    if isinstance(geometry, ParallelGeometry) and geometry.column_offset == 0:
-        # Half a turn on, a parallel beam sees the same lines, with the detector reversed.
-        opposite, also = _matching(ahead - np.pi)
+    if geometry.beam == "parallel" and geometry.is_planar:
+        # Along the opposite direction a parallel beam sees the same lines, columns reversed.
+        turned[:, [0, 1, 6, 7]] *= -1
+        opposite, also = _same_views(vectors, turned)
         reversed_ = also & ~found
         view[reversed_] = opposite[reversed_]
         columns[reversed_] = cells[::-1]
         found |= also
     if not found.all() or len(np.unique(view)) != geometry.n_views:
         return None
+    if isinstance(geometry, ConeSliceGeometry) and np.any(geometry.rows[view] != geometry.rows):
+        return None
     return (view[:, None] * len(cells) + columns).ravel()
 
 
-def _matching(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per row the column whose angle difference is a multiple of a turn, and if there is one."""
-    distance = np.abs((difference + np.pi) % (2 * np.pi) - np.pi)
-    nearest = distance.argmin(1)
-    return nearest, distance[np.arange(len(nearest)), nearest] < _ANGLE_TOLERANCE
+def _same_views(vectors: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each wanted view [A 12] the nearest there is, and whether the two are the same."""
+    distance, nearest = cKDTree(vectors).query(wanted)
+    return nearest, distance <= _TOLERANCE * np.linalg.norm(vectors, axis=1).max()
 
 
 def _part(n: int, r: int) -> tuple[object, slice, slice]:

@@ -87,12 +87,13 @@ def with_noise(scan: Scan) -> Scan:
     """
     if scan.noise is not None:
         return scan
-    estimate = estimate_noise_std(scan.projections)
-    if not estimate.std > 0:
+    try:
+        estimate = estimate_noise_std(scan.projections)
+    except DataError as error:
         raise DataError(
-            "The scan does not describe its noise, and none is found in its projections. Store a "
-            "noise model in the scan, or use a method that needs none: fbp, cgls or sirt."
-        )
+            f"The scan does not describe its noise. {error} Store a noise model in the scan, or "
+            "use a method that needs none: fbp, fdk, cgls or sirt."
+        ) from error
     text = f"standard deviation {estimate.std:.4g} estimated from the projections"
     return replace(
         scan,
