@@ -367,7 +367,7 @@ def main() -> None:
     debug = "--debug" in arguments
     log_to_terminal()
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"])
+        app(args=[word for word in arguments if word != "--debug"], prog_name="dipct")
     except (DipctError, OSError, MemoryError) as error:
         if debug:
             raise

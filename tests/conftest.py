@@ -1,10 +1,15 @@
 """Fixtures of all tests."""
 
 import logging
+import os
 import sys
 from dataclasses import dataclass
 
 import pytest
+
+# Problems this small gain nothing from threads, and lose much on a busy machine, where threads
+# wait for each other. Set before torch is loaded, and handed on to programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)

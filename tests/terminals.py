@@ -8,9 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import dipct
 
 DIPCT = (sys.executable, "-m", "dipct.cli")
 """The command line as a program of its own."""
+
+
+def environment():
+    """Environment for a program that shall import the dipct of these tests."""
+    found = {**os.environ, "PYTHONPATH": str(Path(dipct.__file__).parents[1])}
+    found.pop("NO_COLOR", None)
+    return found
 
 
 class Terminal:
@@ -19,12 +29,10 @@ class Terminal:
     def __init__(self, *arguments, cwd):
         self.output = ""
         self._own, theirs = pty.openpty()
-        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
-        environment.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
             [*DIPCT, *map(str, arguments)],
             cwd=cwd,
-            env=environment,
+            env=environment() | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

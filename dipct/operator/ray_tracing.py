@@ -31,6 +31,8 @@ PROJECTORS: tuple[str, ...] = ("siddon", "joseph")
 _SLABS_PER_CHUNK = 2**17
 # Pixels a ray may be off by rounding; one closer to a corner than this goes through the corner.
 _ROUNDING = 1e-9
+# Entries smaller than this share of the largest are rounding, not path length.
+_NEGLIGIBLE = 1e-9
 _THREADS = 4
 
 
@@ -237,10 +239,13 @@ def _is_behind_source(rays: Rays, grid: Grid) -> np.ndarray:
 
 
 def _compress(columns: np.ndarray, values: np.ndarray) -> _Entries:
-    """Drop empty entries of [N S K] candidates, keeping the order within each ray."""
+    """Drop empty entries of [N S K] candidates, keeping the order within each ray.
+
+    So are those that only rounding has made: a row of nothing else would be no row of zeros.
+    """
     n = len(values)
     columns, values = columns.reshape(n, -1), values.reshape(n, -1)
-    keep = values > 0
+    keep = values > _NEGLIGIBLE * values.max(initial=0.0)
     return _Entries(keep.sum(1), columns[keep], values[keep])
 
 
@@ -315,7 +320,8 @@ def _siddon_space(rays: _IndexRays) -> _Entries:
     for axis in (1, 2):
         across = rays.start[:, axis, None] + t * rays.step[:, axis, None]
         enter, leave = across[:, :-1], across[:, 1:]
-        shift = _ROUNDING * np.sign(rays.step[:, axis, None])
+        # Slabs are numbered along the axis, which need not be the way the ray goes.
+        shift = _ROUNDING * np.sign(leave - enter)
         first, last = np.floor(enter + shift), np.floor(leave - shift)
         with np.errstate(divide="ignore", invalid="ignore"):
             boundary = np.maximum(first, last)

@@ -17,17 +17,16 @@ from dipct.checkpoint import CheckpointWriter, read_checkpoint
 from dipct.configuration import ReconstructionConfiguration
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
-from dipct.evaluation import psnr, ssim
 from dipct.measurement.digest import scan_digest
 from dipct.measurement.geometry import ConeSliceGeometry
-from dipct.measurement.noise import PoissonNoise
 from dipct.measurement.scan import Scan
-from dipct.objective import Fidelity, GaussianFidelity, PoissonFidelity
 from dipct.operator.base import LinearOperator
 from dipct.operator.fdk import FDK
 from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.operator.ray import ray_transform
+from dipct.pipeline.merit import figures_of_merit
 from dipct.pipeline.prepare import prepare, with_noise, with_truth
+from dipct.pipeline.total_variation import tv_problem
 from dipct.progress import ProgressDisplay
 from dipct.run import Run
 from dipct.solver import (
@@ -36,20 +35,13 @@ from dipct.solver import (
     DiscrepancyPrinciple,
     IterationState,
     Method,
-    PrimalDualTV,
     Solution,
     Status,
     iterate,
-    tv_weight_by_discrepancy,
 )
 
 _LOG = logging.getLogger(__name__)
 _EVERY = {"cgls": 1, "sirt": 5, "tv": 10}
-# CGLS steps that give the size of the image values: enough for a blurred image.
-_SCALE_ITERATIONS = 5
-_SCALE_QUANTILE = 0.99
-# Relative gap of the solves that choose the weight: the residual settles long before the image.
-_SEARCH_TOLERANCE = 1e-2
 
 
 def reconstruct(
@@ -121,7 +113,7 @@ def reconstruct(
         advice="" if solution is None else solution.status.advice,
         iterations=0 if solution is None else solution.iterations,
         history={} if solution is None else {k: _array(v) for k, v in solution.history.items()},
-        metrics=_metrics(_array(image)[0], _array(projections), scan),
+        metrics=figures_of_merit(_array(image)[0], _array(projections), scan),
         seed=configuration.seed,
         source=source,
         input_sha256=scan_digest(scan),
@@ -227,71 +219,7 @@ def _method(
     if configuration.method == "sirt":
         assert configuration.nonnegative is not None
         return SIRT(operator, data, nonnegative=configuration.nonnegative), 1.0, choices, None
-    # Total variation weighs an image of order one, so that its weight has no units.
-    scale = choices["image_scale"] if choices else image_scale(operator, data)
-    scaled = scale * operator
-    assert isinstance(scaled, LinearOperator)
-    fidelity = _fidelity(scan, data, device)
-    shared = {
-        "isotropic": bool(configuration.isotropic),
-        "nonnegative": bool(configuration.nonnegative),
-    }
-    weight, solved = choices.get("tv_weight", configuration.tv_weight), None
-    if weight == "discrepancy":
-        _LOG.info("Choosing the total-variation weight by the discrepancy principle ...")
-        try:
-            chosen = tv_weight_by_discrepancy(
-                scaled, fidelity, tolerance=_SEARCH_TOLERANCE, **shared
-            )
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"{error} Or choose the weight yourself: tv_weight, a number around 1 to 30, "
-                "larger for smoother images."
-            ) from error
-        weight, solved = chosen.weight, chosen.solution.state.tensors
-        _LOG.info("Total-variation weight %.4g after %d solves.", weight, len(chosen.trail))
-    assert configuration.tolerance is not None
-    method = PrimalDualTV(
-        scaled, fidelity, float(weight), tolerance=configuration.tolerance, **shared
-    )
-    assert scan.noise is not None
-    choices = {
-        "image_scale": scale,
-        "tv_weight": float(weight),
-        "tv_weight_chosen_by": configuration.tv_weight
-        if isinstance(configuration.tv_weight, str)
-        else "user",
-        "data_term": scan.noise.kind,
-    }
-    start = None
-    if solved is not None:
-        # The search ends with a rough solution for the very weight it found.
-        tensors = method.warm_start(solved)
-        start = IterationState(0, tensors).recorded(method.figures(tensors))
-    return method, scale, choices, start
-
-
-def image_scale(operator: LinearOperator, data: Tensor) -> float:
-    """Size of the image values, found from the data alone: units of length change it in step.
-
-    Args:
-        operator: the ray transform.
-        data: projections, [*operator.range_shape].
-
-    Returns:
-        The 0.99 quantile of a few CGLS iterates' image; 1 if that is not positive.
-    """
-    image = iterate(CGLS(operator, data), max_iterations=_SCALE_ITERATIONS).value
-    quantile = float(np.quantile(_array(image), _SCALE_QUANTILE))
-    return quantile if quantile > 0 else 1.0
-
-
-def _fidelity(scan: Scan, data: Tensor, device: torch.device) -> Fidelity:
-    noise = scan.noise
-    assert noise is not None
-    if isinstance(noise, PoissonNoise):
-        return PoissonFidelity(data, _tensor(noise.photons, device))
-    return GaussianFidelity(data, _tensor(noise.std, device))
+    return tv_problem(scan, configuration, operator, choices)
 
 
 def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
@@ -314,26 +242,8 @@ def _keep(solution: Solution, writer: CheckpointWriter | None) -> str:
     return f"{done}; the state is kept in {writer.path}. Go on with --resume."
 
 
-def _metrics(image: np.ndarray, projections: np.ndarray, scan: Scan) -> dict[str, float]:
-    residual = projections.astype(np.float64) - scan.projections
-    norm = float(np.linalg.norm(scan.projections))
-    metrics = {"relative_residual": float(np.linalg.norm(residual)) / norm if norm else 0.0}
-    if scan.noise is not None:
-        std = scan.noise.std_of(scan.projections)
-        metrics["reduced_chi_squared"] = float(np.mean(np.square(residual / std)))
-    if scan.truth is not None and np.ptp(scan.truth) > 0:
-        metrics["psnr_db"] = psnr(image, scan.truth)
-        if min(image.shape) >= 7:
-            metrics["ssim"] = ssim(image, scan.truth)
-    return metrics
-
-
 def _data(scan: Scan, device: torch.device) -> Tensor:
     return torch.from_numpy(scan.projections).to(device)
-
-
-def _tensor(values: float | np.ndarray, device: torch.device) -> Tensor:
-    return torch.tensor(np.array(values), dtype=torch.float32, device=device)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -145,8 +145,9 @@ def _example(
 
 def _scanner(geometry: str | Scan, pixels: int | None, views: int | None) -> tuple[Geometry, Grid]:
     if isinstance(geometry, str):
-        # Before the geometry, which holds an entry per view.
-        check_projection_memory(views or 1, pixels or 1)
+        # Before the geometry, which holds entries per view and column.
+        check_image_memory(Grid((max(pixels or 1, 1),) * 2), images_at_once=_IMAGES_AT_ONCE)
+        check_projection_memory(views or 1, 1)
         return nominal_scan(geometry, pixels=pixels, views=views)
     scan = geometry if views is None else geometry.equispaced_views(views)
     grid = scan.grid if pixels is None else scan.grid.resized(pixels)

@@ -3,6 +3,7 @@
 from dipct.solver.cgls import CGLS as CGLS
 from dipct.solver.discrepancy import DiscrepancyPrinciple as DiscrepancyPrinciple
 from dipct.solver.discrepancy import WeightChoice as WeightChoice
+from dipct.solver.discrepancy import attainable_discrepancy as attainable_discrepancy
 from dipct.solver.discrepancy import tv_weight_by_discrepancy as tv_weight_by_discrepancy
 from dipct.solver.iteration import Callback as Callback
 from dipct.solver.iteration import Method as Method

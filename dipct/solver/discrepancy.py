@@ -1,6 +1,7 @@
 """Regularise by the noise level: stop, or weigh total variation, by the discrepancy principle."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from dipct.solver.solution import IterationState, Solution, Status
 _TYPICAL_SLOPE = 0.4
 _EXPANSION = (1.5, 10.0)
 _LIMIT = 1e5
+_SMALL = 1e-2
 
 
 class DiscrepancyPrinciple:
@@ -85,6 +87,7 @@ def tv_weight_by_discrepancy(
     tolerance: float = 1e-3,
     max_iterations: int = 2000,
     max_solves: int = 15,
+    report: Callable[[float, float], None] | None = None,
 ) -> WeightChoice:
     """The TV weight at which the residual is as large as the noise.
 
@@ -104,6 +107,7 @@ def tv_weight_by_discrepancy(
         tolerance: relative gap of each solve.
         max_iterations: of each solve.
         max_solves: most reconstructions.
+        report: called with every weight tried and its discrepancy.
 
     Returns:
         The weight, its trail and its reconstruction.
@@ -143,6 +147,8 @@ def tv_weight_by_discrepancy(
         tensors = solution.state.tensors
         ratio = 2 * float(solution.history["fidelity"][-1]) / fidelity.size
         trail.append((weight, ratio))
+        if report is not None:
+            report(weight, ratio)
         if solution.status is Status.INTERRUPTED:
             raise KeyboardInterrupt
         if abs(ratio / target - 1) <= accuracy:
@@ -152,6 +158,39 @@ def tv_weight_by_discrepancy(
         f"No TV weight with a discrepancy within {accuracy:.0%} of {target} was found in "
         f"{max_solves} reconstructions; tried (weight, discrepancy) {_shown(trail)}."
     )
+
+
+def attainable_discrepancy(
+    operator: LinearOperator,
+    fidelity: Fidelity,
+    *,
+    isotropic: bool = False,
+    nonnegative: bool = True,
+    max_iterations: int = 300,
+) -> float:
+    """Discrepancy that images can reach with next to no total variation, nearly.
+
+    Where it is above 1, geometry, physics or stated noise are not quite those of the
+    measurement, and no image fits the projections to the noise level.
+
+    Args:
+        operator: A, with an exact adjoint.
+        fidelity: data term of one set of projections, without batch axes.
+        isotropic: see :class:`PrimalDualTV`.
+        nonnegative: see :class:`PrimalDualTV`.
+        max_iterations: of :class:`PrimalDualTV`.
+
+    Returns:
+        ``2 fidelity / m`` of its last iterate: an upper bound of the least discrepancy.
+    """
+    weight = _SMALL * _noise_weight(operator, fidelity)
+    method = PrimalDualTV(
+        operator, fidelity, weight, isotropic=isotropic, nonnegative=nonnegative, tolerance=1e-2
+    )
+    solution = iterate(method, max_iterations=max_iterations)
+    if solution.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    return 2 * float(solution.history["fidelity"].min()) / fidelity.size
 
 
 class _BracketedSecant:

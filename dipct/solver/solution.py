@@ -12,10 +12,10 @@ class Status(Enum):
 
     CONVERGED = "The method reached its tolerance."
     MAX_ITERATIONS = (
-        "The largest number of iterations was reached before the tolerance. Look at the history: "
-        "if it still falls, continue from the state with more iterations; if it has levelled off, "
-        "the rounding errors of this floating-point type are reached, so loosen the tolerance or "
-        "use float64."
+        "The largest number of iterations was reached before the tolerance. For CGLS and SIRT that "
+        "is the usual end: they regularise by stopping early. Otherwise look at the history: if "
+        "it still falls, continue with more iterations; if it has levelled off, loosen the "
+        "tolerance or use float64."
     )
     DISCREPANCY_REACHED = (
         "The residual has fallen to the noise level; further iterations would fit noise."

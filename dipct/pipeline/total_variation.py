@@ -1,0 +1,147 @@
+"""The total-variation problem of a scan: its scale, its data term and its weight."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dipct.configuration import ReconstructionConfiguration
+from dipct.errors import ConfigurationError
+from dipct.measurement.noise import PoissonNoise
+from dipct.measurement.scan import Scan
+from dipct.objective import Fidelity, GaussianFidelity, PoissonFidelity
+from dipct.operator.base import LinearOperator
+from dipct.solver import (
+    CGLS,
+    IterationState,
+    PrimalDualTV,
+    WeightChoice,
+    attainable_discrepancy,
+    iterate,
+    tv_weight_by_discrepancy,
+)
+
+_LOG = logging.getLogger(__name__)
+# CGLS steps that give the size of the image values: enough for a blurred image.
+_SCALE_ITERATIONS = 5
+_SCALE_QUANTILE = 0.99
+# Relative gap of the solves that choose the weight: the residual settles long before the image.
+_SEARCH_TOLERANCE = 1e-2
+# How far above the best possible fit a residual is let where none reaches the noise level.
+_MISFIT_MARGIN = 1.2
+
+
+def tv_problem(
+    scan: Scan,
+    configuration: ReconstructionConfiguration,
+    operator: LinearOperator,
+    choices: dict[str, Any],
+) -> tuple[PrimalDualTV, float, dict[str, Any], IterationState | None]:
+    """Set up the primal-dual method for a scan.
+
+    Total variation weighs an image of order one, so that its weight has no units.
+
+    Args:
+        scan: what was measured, with a noise model.
+        configuration: resolved settings of the method ``tv``.
+        operator: the ray transform.
+        choices: what an earlier call chose; empty to choose now.
+
+    Returns:
+        The method for the scaled image, the scale that undoes it, what was chosen, and where to
+        start if choosing has led close to the solution.
+
+    Raises:
+        ConfigurationError: the discrepancy principle finds no weight.
+    """
+    assert scan.noise is not None and configuration.tolerance is not None
+    data = torch.from_numpy(scan.projections).to(operator.device)
+    scale = choices["image_scale"] if choices else image_scale(operator, data)
+    scaled = scale * operator
+    assert isinstance(scaled, LinearOperator)
+    fidelity = _fidelity(scan, data)
+    shared = {
+        "isotropic": bool(configuration.isotropic),
+        "nonnegative": bool(configuration.nonnegative),
+    }
+    weight, solved = choices.get("tv_weight", configuration.tv_weight), None
+    if weight == "discrepancy":
+        chosen, target = _weight_by_discrepancy(scaled, fidelity, shared)
+        weight, solved = chosen.weight, chosen.solution.state.tensors
+        choices = {"discrepancy_target": target}
+    method = PrimalDualTV(
+        scaled, fidelity, float(weight), tolerance=configuration.tolerance, **shared
+    )
+    by_word = isinstance(configuration.tv_weight, str)
+    choices = {
+        **choices,
+        "image_scale": scale,
+        "tv_weight": float(weight),
+        "tv_weight_chosen_by": configuration.tv_weight if by_word else "user",
+        "data_term": scan.noise.kind,
+    }
+    start = None
+    if solved is not None:
+        tensors = method.warm_start(solved)
+        start = IterationState(0, tensors).recorded(method.figures(tensors))
+    return method, scale, choices, start
+
+
+def _weight_by_discrepancy(
+    operator: LinearOperator, fidelity: Fidelity, shared: dict[str, bool]
+) -> tuple[WeightChoice, float]:
+    """The weight at which the residual is as large as the noise, or as it has to be."""
+    _LOG.info("Choosing the total-variation weight by the discrepancy principle ...")
+    attainable = attainable_discrepancy(operator, fidelity, **shared)
+    target = max(1.0, _MISFIT_MARGIN * attainable)
+    if target > 1:
+        _LOG.info(
+            "No image fits the projections much better than %.2f times the noise variance: a "
+            "coarse grid, beam hardening, scatter, an inexact geometry, or more noise than "
+            "assumed. The weight is chosen for %.2f times instead of once.",
+            attainable,
+            target,
+        )
+    try:
+        chosen = tv_weight_by_discrepancy(
+            operator,
+            fidelity,
+            target=target,
+            tolerance=_SEARCH_TOLERANCE,
+            report=lambda weight, ratio: _LOG.info(
+                "  weight %.4g: residual %.3f times the noise variance.", weight, ratio
+            ),
+            **shared,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{error} Or choose the weight yourself: tv_weight, a number around 1 to 30, "
+            "larger for smoother images."
+        ) from error
+    _LOG.info("Total-variation weight %.4g after %d solves.", chosen.weight, len(chosen.trail))
+    return chosen, target
+
+
+def image_scale(operator: LinearOperator, data: Tensor) -> float:
+    """Size of the image values, found from the data alone: units of length change it in step.
+
+    Args:
+        operator: the ray transform.
+        data: projections, [*operator.range_shape].
+
+    Returns:
+        The 0.99 quantile of a few CGLS iterates' image; 1 if that is not positive.
+    """
+    image = iterate(CGLS(operator, data), max_iterations=_SCALE_ITERATIONS).value
+    quantile = float(np.quantile(image.cpu().numpy(), _SCALE_QUANTILE))
+    return quantile if quantile > 0 else 1.0
+
+
+def _fidelity(scan: Scan, data: Tensor) -> Fidelity:
+    noise = scan.noise
+    assert noise is not None
+    if isinstance(noise, PoissonNoise):
+        return PoissonFidelity(data, torch.as_tensor(np.array(noise.photons)).to(data))
+    return GaussianFidelity(data, torch.as_tensor(np.array(noise.std)).to(data))

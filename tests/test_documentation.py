@@ -1,0 +1,153 @@
+"""What the README and the documents say is true: their commands and snippets run."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from terminals import environment
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\n?\Z")
+SMALLER = [
+    ('example_scan("walnut")', 'example_scan("walnut", pixels=128)'),
+    ("simulate shepp-logan --geometry fan", "simulate shepp-logan --geometry fan --pixels 64"),
+    ("--method tv", "--method tv --iterations 200"),
+]
+"""What makes the snippets fast enough to be run every time."""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A block of code of a document."""
+
+    language: str
+    code: str
+    line: int
+    reason: str | None
+
+    @property
+    def is_run(self):
+        """Whether the test runs it: Python, and shell blocks of dipct commands."""
+        runs = self.language == "python" or (
+            self.language == "bash" and self.code.startswith("dipct ")
+        )
+        return runs and self.reason is None
+
+
+def snippets(path):
+    text = path.read_text(encoding="utf-8")
+    found = []
+    for match in BLOCK.finditer(text):
+        before = text[: match.start()]
+        reason = NOT_RUN.search(before)
+        found.append(Snippet(match[1], match[2], before.count("\n") + 1, reason and reason[1]))
+    return found
+
+
+def shell_blocks(path):
+    return [snippet.code for snippet in snippets(path) if snippet.language == "bash"]
+
+
+def run_snippets(path, folder, changes=()):
+    for snippet in snippets(path):
+        if not snippet.is_run:
+            continue
+        code = snippet.code
+        for old, new in changes:
+            code = code.replace(old, new)
+        if snippet.language == "python":
+            command = [sys.executable, "-W", "error", "-c", code]
+        else:
+            prelude = f'set -euo pipefail\ndipct() {{ "{sys.executable}" -m dipct.cli "$@"; }}\n'
+            command = ["bash", "-c", prelude + code]
+        finished = subprocess.run(
+            command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
+        )
+        where = f"{path.relative_to(ROOT)}:{snippet.line}"
+        assert finished.returncode == 0, f"{where}\n{finished.stdout}{finished.stderr}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_snippets_run(path, tmp_path):
+    run_snippets(path, tmp_path, SMALLER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_snippets_run_word_for_word(path, tmp_path):
+    run_snippets(path, tmp_path)
+
+
+def test_a_false_snippet_is_found(tmp_path):
+    document = tmp_path / "false.md"
+    for block in ("```python\nraise SystemExit(3)\n```", "```bash\ndipct show none.h5\n```"):
+        document.write_text(f"text\n\n{block}\n")
+        assert len(snippets(document)) == 1 and snippets(document)[0].line == 3
+        with pytest.raises((AssertionError, ValueError)):
+            run_snippets(document, tmp_path)
+        document.write_text(f"<!-- not run: it fails -->\n{block}\n")
+        assert snippets(document)[0].reason == "it fails"
+        run_snippets(document, tmp_path)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_shell_blocks_are_run_or_say_why_not(path):
+    blocks = [snippet for snippet in snippets(path) if snippet.language in ("bash", "python")]
+    # The README's first two commands install; `.ci/run` and a person run those.
+    installing = [s for s in blocks if "pip install" in s.code]
+    assert all(s.is_run or s.reason or s in installing for s in blocks)
+    assert not installing or path.name == "README.md"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_within_the_project_lead_somewhere(path):
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    local = [target for target in targets if "://" not in target and "mailto:" not in target]
+    missing = [target for target in local if not (path.parent / target).exists()]
+    assert not missing
+
+
+# The README
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_first_command_reconstructs_the_example():
+    first = shell_blocks(ROOT / "README.md")[0]
+    assert len(first.splitlines()) == 1
+    for part in ("venv", "pip install", "dipct reconstruct example:walnut --out"):
+        assert part in first
+
+
+def test_the_second_command_runs_the_tests():
+    second = shell_blocks(ROOT / "README.md")[1]
+    assert len(second.splitlines()) == 1
+    assert "[test]" in second and second.rstrip().endswith("-m pytest")
+
+
+def test_the_python_snippet_is_ten_lines_or_fewer():
+    (snippet,) = [s for s in snippets(ROOT / "README.md") if s.language == "python"]
+    assert len(snippet.code.splitlines()) <= 10 and "example_scan" in snippet.code
+
+
+def test_ci_runs_the_second_command_word_for_word():
+    script = ROOT / ".ci" / "run"
+    text = script.read_text(encoding="utf-8")
+    assert os.access(script, os.X_OK) and "README.md" in text and "DIPCT_DATA" in text
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    assert "pytest" not in code and "pip install" not in code
+    (extraction,) = re.findall(r"^command=\$\((.*)\)$", text, re.M)
+    extracted = subprocess.run(
+        ["bash", "-c", extraction], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert extracted.stdout == shell_blocks(ROOT / "README.md")[1]
+    assert re.search(r'^bash .*-c "\$command"$', text, re.M)
