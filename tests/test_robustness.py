@@ -3,6 +3,7 @@
 import resource
 import signal
 import subprocess
+from contextlib import contextmanager
 from dataclasses import replace
 
 import h5py
@@ -221,18 +222,17 @@ def test_the_figure_does_not_replace_a_picture_that_is_an_input(folder, refuses)
 # A full disk
 
 
-@pytest.fixture
-def full_disk():
-    """Let no file grow beyond so many bytes."""
+@contextmanager
+def full_disk(size):
+    """Let no file grow beyond so many bytes, the log of the tests included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize(
@@ -249,24 +249,22 @@ def full_disk():
     ],
     ids=lambda command: " ".join(map(str, command[:2])),
 )
-def test_a_full_disk(folder, refuses, dipct_command, full_disk, command):
+def test_a_full_disk(folder, refuses, dipct_command, command):
     made = dipct_command("reconstruct", "scan.h5", "--method", "fbp", "--out", "old.h5")
     assert made.code == 0
     (folder / "old.png").unlink()
-    full_disk(100)
-    refuses(*command, says=("could not write", "File too large", "half-written"))
+    with full_disk(100):
+        refuses(*command, says=("could not write", "File too large", "half-written"))
 
 
-def test_a_full_disk_keeps_the_old_result(folder, refuses, dipct_command, full_disk):
+def test_a_full_disk_keeps_the_old_result(folder, refuses, dipct_command):
     assert dipct_command(*reconstruct("scan.h5")).code == 0
-    full_disk(1000)
-    refuses(*reconstruct("scan.h5", "--filter", "hann"), says="could not write")
+    with full_disk(1000):
+        refuses(*reconstruct("scan.h5", "--filter", "hann"), says="could not write")
     assert read_run("run.h5").configuration["filter"] == "ram-lak"
 
 
-def test_a_full_disk_at_the_end_loses_no_work(
-    folder, refuses, dipct_command, full_disk, monkeypatch
-):
+def test_a_full_disk_at_the_end_loses_no_work(folder, refuses, dipct_command, monkeypatch):
     original, done = SIRT.step, []
 
     def step(self, tensors):
@@ -279,9 +277,8 @@ def test_a_full_disk_at_the_end_loses_no_work(
     command = reconstruct("scan.h5", "--iterations", 12, method="sirt")
     assert dipct_command(*command).code == 130
     monkeypatch.setattr(SIRT, "step", original)
-    full_disk(1000)
-    refuses(*command, "--resume", says="could not write")
-    full_disk(resource.RLIM_INFINITY)
+    with full_disk(1000):
+        refuses(*command, "--resume", says="could not write")
     assert dipct_command(*command, "--resume").code == 0
     assert read_run("run.h5").iterations == 12 and not (folder / "run.h5.checkpoint").exists()
 
