@@ -167,12 +167,16 @@ def write_pages() -> None:
             f"FBP {values['correlation']:.4f}."
         )
         replace_section(page, "check", text)
+    shown = []
     for case in CASES:
         files = [RUNS / f"{case.name}-{method}.h5" for method in METHODS]
         if all(file.exists() for file in files):
             runs = [dipct.read_run(file) for file in files]
             figure = comparison_figure(runs, list(METHODS))
-            save_figure(figure, DOCS / "pictures" / f"real-{case.name}.png")
+            picture = f"pictures/real-{case.name}.png"
+            save_figure(figure, DOCS / picture)
+            shown.append(f"![{case.name}]({picture})")
+    replace_section(page, "pictures", "\n\n".join(shown))
 
 
 def main() -> None:
