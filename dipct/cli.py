@@ -154,7 +154,7 @@ def reconstruct(
     bin: Annotated[int | None, typer.Option(help="Average so many detector cells.")] = None,
     pixels: Annotated[int | None, typer.Option(help="Pixels along the longer side.")] = None,
     tv_weight: Annotated[
-        str | None, typer.Option(help="Weight of total variation, or discrepancy (default).")
+        str | None, typer.Option(help="Weight of total variation, 2 by default; or discrepancy.")
     ] = None,
     isotropic: Annotated[
         bool | None, typer.Option(help="Isotropic or anisotropic total variation.")

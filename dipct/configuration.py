@@ -41,7 +41,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "iterations": 3000,
         "tolerance": 1e-3,
         "nonnegative": True,
-        "tv_weight": "discrepancy",
+        "tv_weight": 2.0,
         "isotropic": False,
     },
 }
@@ -88,8 +88,8 @@ class ReconstructionConfiguration(BaseModel):
     nonnegative: bool | None = None
     """Constrain the image to be nonnegative (sirt, tv)."""
     tv_weight: float | Literal["discrepancy"] | None = None
-    """Weight of total variation of the image scaled to order one, or chosen by the
-    discrepancy principle."""
+    """Weight of total variation of the image scaled to order one, or "discrepancy" to choose it
+    so that the residual is as large as the noise."""
     isotropic: bool | None = None
     """Isotropic instead of anisotropic total variation."""
 

@@ -20,12 +20,14 @@ DOTS_PER_INCH = 150
 """Resolution of PNG files."""
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path, *, dots_per_inch: float = DOTS_PER_INCH) -> None:
     """Write a figure as PNG, PDF or SVG, whole or not at all.
 
     Args:
         figure: the figure.
         path: the file; its suffix says the format. An existing file is replaced.
+
+        dots_per_inch: resolution of a png.
 
     Raises:
         ConfigurationError: another suffix.
@@ -39,5 +41,5 @@ def save_figure(figure: Figure, path: str | Path) -> None:
             f"{path.suffix!r}. Choose one of these."
         )
     contents = io.BytesIO()
-    figure.savefig(contents, format=suffix[1:], dpi=DOTS_PER_INCH, metadata=_METADATA[suffix])
+    figure.savefig(contents, format=suffix[1:], dpi=dots_per_inch, metadata=_METADATA[suffix])
     write_bytes_whole(path, contents.getbuffer())
