@@ -636,3 +636,29 @@ def test_threads_share_a_cache(fan, tmp_path, caplog):
 def test_catalogue_covers_every_geometry_with_its_twin():
     for name in GEOMETRIES:
         assert np.count_nonzero(traced(name, "siddon")) > 50
+
+
+@pytest.mark.parametrize("projector", ["siddon", "joseph"])
+@pytest.mark.parametrize("n", [32, 33])
+def test_rays_along_borders_have_their_middle_where_the_object_has(n, projector):
+    # Pixel-wide columns: on an even grid every ray of these views runs along a border.
+    angles = np.array([0.0, np.pi / 2, np.pi, 3 * np.pi / 2, 0.3])
+    geometry, grid = ParallelGeometry(angles, n + 15 - n % 2, 1.0), Grid((n, n))
+    y, x = grid.axes()
+    image = ((x[None] / 12) ** 2 + (y[:, None] / 8) ** 2 < 1).astype(np.float64)
+    matrix = assemble_matrix(geometry, grid, projector=projector, dtype=np.float64)
+    sinogram = (matrix @ image.ravel()).reshape(geometry.projection_shape)
+    column = np.arange(geometry.n_columns) - (geometry.n_columns - 1) / 2
+    np.testing.assert_allclose(sinogram @ column / sinogram.sum(1), 0, atol=1e-6)
+    one_sided = np.roll(sinogram, 1, axis=1)
+    assert np.all(np.abs(one_sided @ column / one_sided.sum(1)) > 0.4)
+
+
+def test_rays_along_edges_of_voxels_belong_to_all_four():
+    geometry = VectorGeometry(
+        np.array([[0.0, -50, 0, 0, 50, 0, 1, 0, 0, 0, 0, 1]]), 1, 1, "cone", False
+    )
+    volume = assemble_matrix(geometry, Grid((4, 4, 4)), dtype=np.float64).toarray().reshape(4, 4, 4)
+    expected = np.zeros((4, 4, 4))
+    expected[1:3, :, 1:3] = 0.25
+    np.testing.assert_allclose(volume, expected, atol=1e-12)

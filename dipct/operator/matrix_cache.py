@@ -18,9 +18,10 @@ from scipy import sparse
 from dipct.measurement.digest import geometry_digest
 from dipct.measurement.geometry import Geometry
 from dipct.measurement.grid import Grid
-from dipct.operator.ray_tracing import Projector, assemble_matrix
+from dipct.operator.ray_tracing import assemble_matrix
+from dipct.operator.slab_tracing import Projector
 
-_VERSION = 1
+_VERSION = 2
 _LIMIT_BYTES = 8 * 2**30
 # What the readers of ZIP archives and arrays raise, depending on which bytes are wrong.
 _DAMAGE = (

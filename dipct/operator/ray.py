@@ -12,7 +12,7 @@ from dipct.measurement.grid import Grid
 from dipct.operator.base import LinearOperator
 from dipct.operator.matrix import MatrixOperator, check_stored_dtype
 from dipct.operator.matrix_cache import find_matrix
-from dipct.operator.ray_tracing import Projector
+from dipct.operator.slab_tracing import Projector
 from dipct.operator.symmetric_ray import SymmetricRayTransform, quarter_turn
 from dipct.operator.traced import TracedRayTransform
 

@@ -25,19 +25,16 @@ from dipct.measurement.grid import Grid
 from dipct.operator.base import LinearOperator, apply_linear
 from dipct.operator.matrix import MatrixOperator, check_stored_dtype
 from dipct.operator.matrix_cache import find_matrix
-from dipct.operator.ray_tracing import Projector
+from dipct.operator.slab_tracing import Projector
 
 # Share of the largest distance by which views of a turned scan may differ.
 _TOLERANCE = 1e-9
-# Entries this small against the largest are rounding where a ray touches a pixel's border.
-_NEGLIGIBLE = 1e-7
 
 
 class SymmetricRayTransform(LinearOperator):
     """Line integrals along the rays of a scan that repeats itself every quarter turn.
 
-    Where a ray runs exactly along a border of pixels, its length is shared evenly between both
-    sides; elsewhere the operator equals :class:`dipct.operator.RayTransform`.
+    Up to rounding it equals :class:`dipct.operator.RayTransform`.
 
     Attributes:
         geometry: the scan.
@@ -64,7 +61,7 @@ class SymmetricRayTransform(LinearOperator):
             projector: ``"siddon"`` or ``"joseph"``.
             dtype: ``torch.float32`` or ``torch.float64``.
             device: where to store the matrix.
-            cache: keep the whole matrix on disk: True for the default folder, or a folder.
+            cache: keep the matrix on disk: True for the default folder, or a folder.
 
         Raises:
             GeometryError: the scan or grid does not have the symmetry.
@@ -83,8 +80,11 @@ class SymmetricRayTransform(LinearOperator):
         turns = [np.arange(len(turn))]
         for _ in range(3):
             turns.append(turns[-1][turn])
-        matrix = find_matrix(geometry, grid, projector=projector, dtype=dtype, cache=cache)
-        quadrant = _symmetric_quadrant(matrix, grid, turns)
+        parts = [
+            find_matrix(geometry, part, projector=projector, dtype=dtype, cache=cache)
+            for part in _quadrant_grids(grid)
+        ]
+        quadrant = sparse.hstack(parts, format="csr")
         m, n = quadrant.shape
         self.quadrant = MatrixOperator(quadrant, (n,), (m,), dtype=dtype, device=device)
         self._turned = torch.from_numpy(np.stack(turns)).to(device)
@@ -183,29 +183,14 @@ def _part(n: int, r: int) -> tuple[object, slice, slice]:
     return (..., rows, columns)
 
 
-def _symmetric_quadrant(
-    matrix: sparse.csr_matrix, grid: Grid, turns: list[np.ndarray]
-) -> sparse.csr_matrix:
-    """Columns of one quadrant (and the middle) of the matrix, averaged over the four turns.
-
-    The average changes nothing but ties, which tracing resolves differently in every quadrant.
-    """
-    n = grid.shape[-1]
-    pixels = np.arange(grid.n_pixels).reshape(-1, n, n)
-    columns = matrix.T.tocsr()
-    total = None
-    for r, turn in enumerate(turns):
-        # Seen from the quadrant, turning the object on by r is reading it from there.
-        part = np.rot90(pixels[_part(n, r)], -r, (1, 2)).ravel()
-        if n % 2:
-            part = np.concatenate([part, pixels[:, n // 2, n // 2]])
-        chosen = columns[part]
-        chosen.indices = np.argsort(turn).astype(np.int32)[chosen.indices]
-        chosen.has_sorted_indices = False
-        chosen.sort_indices()
-        total = chosen if total is None else total + chosen
-    assert total is not None
-    average = (total / 4).T.tocsr()
-    average.data[average.data < _NEGLIGIBLE * average.data.max(initial=0.0)] = 0.0
-    average.eliminate_zeros()
-    return average.astype(matrix.dtype)
+def _quadrant_grids(grid: Grid) -> list[Grid]:
+    """The grid of the first quadrant, and that of the middle pixel if there is one."""
+    n, h = grid.shape[-1], grid.pixel_size
+    high, wide = (n + 1) // 2, n // 2
+    above = tuple(grid.center[2:])
+    left, top = float(grid.lower[0]), float(grid.upper[1])
+    corner = (left + wide * h / 2, top - high * h / 2, *above)
+    grids = [Grid((*grid.shape[:-2], high, wide), h, corner)]
+    if n % 2:
+        grids.append(Grid((*grid.shape[:-2], 1, 1), h, (0.0, 0.0, *above)))
+    return grids

@@ -7,7 +7,8 @@ from torch import Tensor
 from dipct.measurement.geometry import Geometry
 from dipct.measurement.grid import Grid
 from dipct.operator.base import LinearOperator, apply_linear
-from dipct.operator.ray_tracing import Projector, assemble_matrix
+from dipct.operator.ray_tracing import assemble_matrix
+from dipct.operator.slab_tracing import Projector
 
 _RAYS_AT_ONCE = 2**15
 
