@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from dipct.errors import ConfigurationError, DipctError, Interrupted
+from dipct.errors import ConfigurationError, ConvergenceError, DipctError, Interrupted
 from dipct.terminal import (
     OUT,
     check_output,
@@ -217,6 +217,11 @@ def reconstruct(
     settings = read_configuration_file(config) if config else {}
     settings |= {name: value for name, value in given.items() if value is not None}
     configuration = ReconstructionConfiguration.from_values({"method": "tv", **settings})
+    if "seed" in settings and not scan.startswith("example:"):
+        raise ConfigurationError(
+            f"The seed is that of an example's object and noise; nothing about {scan} is random. "
+            "Leave it out."
+        )
     figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
     for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
         check_output(path, suffix, scan, truth, config)
@@ -240,6 +245,8 @@ def reconstruct(
     save_figure(run_figure(run), figure)
     print_run(run)
     say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
+    if run.status == "DIVERGED":
+        raise ConvergenceError(f"The reconstruction diverged. {run.advice}")
 
 
 @app.command()
@@ -313,6 +320,7 @@ def scan_info(
     """Print what a scan is, and draw its sinogram and geometry."""
     from dipct.figures import save_figure, scan_figure
     from dipct.pipeline import open_scan
+    from dipct.pipeline.prepare import describe_noise
 
     stem = scan.replace(":", "-") if scan.startswith("example:") else Path(scan).resolve().stem
     path = out or Path(f"{stem}-scan.png")
@@ -326,7 +334,7 @@ def scan_info(
         "lengths in": unit,
         "projections": f"{shape_text(found.projections.shape)}, {low:.3g} to {high:.3g}",
         "grid": f"{shape_text(found.grid.shape)} pixels of {found.grid.pixel_size:.6g} {unit}",
-        "noise": found.noise.describe() if found.noise else "not described",
+        "noise": describe_noise(found),
         "truth": found.truth_source or "none",
     }
     print_rows(dict(found.metadata) | rows)

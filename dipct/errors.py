@@ -48,5 +48,9 @@ class DownloadError(DipctError, OSError):
     """A public data set could not be fetched whole and with the right checksum."""
 
 
+class ConvergenceError(DipctError, ArithmeticError):
+    """An iteration diverged; what it wrote is its last valid iterate."""
+
+
 class Interrupted(DipctError, RuntimeError):
     """Long work was stopped by the user; the message says what was kept and how to go on."""

@@ -65,7 +65,7 @@ class Run:
         metrics: figures of merit.
         seed: of everything random.
         source: what was read: a file or an example's name.
-        input_sha256: digest of the scan.
+        input_sha256: digest of the scan as it was given, before selection and binning.
         duration_s: seconds from the start to the image.
         created: when, ISO 8601 in UTC.
         versions: of Python and the packages.

@@ -227,7 +227,8 @@ def test_interrupting_the_choice_of_the_weight_leaves_nothing(
     source = tmp_path / "scan.h5"
     write_scan(scan, source)
     interrupt_after(PrimalDualTV, 5)
-    result = dipct_command("reconstruct", source, "--out", tmp_path / "run.h5")
+    command = ("reconstruct", source, "--tv-weight", "discrepancy", "--out", tmp_path / "run.h5")
+    result = dipct_command(*command)
     assert result.code == 130 and "Stopped" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["scan.h5"]
 

@@ -35,9 +35,9 @@ def work(tmp_path, monkeypatch, dipct_command):
     """Work in an empty folder; commands must succeed and print no escape codes."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
+    def run(*arguments, code=0):
         result = dipct_command(*arguments)
-        assert result.code == 0, result
+        assert result.code == code, result
         assert "\x1b" not in result.out + result.err
         return result
 
@@ -156,8 +156,32 @@ def test_total_variation_is_the_default(work):
     )
     result = work("reconstruct", "scan.h5", "--out", "run.h5")
     run = read_run("run.h5")
-    assert run.method == "tv" and run.configuration["tv_weight_chosen_by"] == "discrepancy"
+    assert run.method == "tv" and run.configuration["tv_weight_chosen_by"] == "setting"
+    assert run.configuration["tv_weight"] == 2.0 and "discrepancy" not in result.err
+    result = work("reconstruct", "scan.h5", "--tv-weight", "discrepancy", "--out", "run.h5")
+    assert read_run("run.h5").configuration["tv_weight_chosen_by"] == "discrepancy"
     assert "discrepancy principle" in result.err
+
+
+def test_a_seed_belongs_to_examples(work, tmp_path):
+    work("simulate", "discs", "--pixels", 25, "--views", 20, "--out", "scan.h5")
+    result = work("reconstruct", "scan.h5", "--seed", 7, "--out", "run.h5", code=1)
+    assert "nothing about scan.h5 is random" in result.err
+
+
+def test_a_diverged_run_fails_but_keeps_what_it_has(work):
+    work("simulate", "discs", "--pixels", 25, "--views", 20, "--out", "scan.h5")
+    with h5py.File("scan.h5", "r+") as file:
+        file["projections"][...] = 1e30 * file["projections"][...]
+    result = work("reconstruct", "scan.h5", "--method", "cgls", "--out", "run.h5", code=1)
+    assert "diverged" in result.err and read_run("run.h5").status == "DIVERGED"
+
+
+def test_unmeasured_directions_are_told(work):
+    work("simulate", "discs", "--pixels", 25, "--views", 36, "--out", "scan.h5")
+    command = ("reconstruct", "scan.h5", "--method", "fbp", "--out", "run.h5")
+    assert "unmeasured" not in work(*command).err
+    assert "90 of 180 degrees unmeasured" in work(*command, "--angular-range", 85).err
 
 
 def test_awkward_names(work):

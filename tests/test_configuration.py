@@ -122,7 +122,7 @@ def test_resolution_keeps_what_is_given(name):
 
 def test_the_defaults_are_those_documented():
     tv = configured(method="tv").resolved()
-    assert (tv.tv_weight, tv.nonnegative, tv.isotropic) == ("discrepancy", True, False)
+    assert (tv.tv_weight, tv.nonnegative, tv.isotropic) == (2.0, True, False)
     assert (tv.backend, tv.projector, tv.bin, tv.seed, tv.device) == (
         "matrix",
         "siddon",

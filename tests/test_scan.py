@@ -1,5 +1,7 @@
 """Scans: their parts fit together and stay in step, and their noise is what it says it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from catalogue import GEOMETRIES, IMAGE, VOLUME
@@ -386,3 +388,15 @@ def test_cropping_beyond_the_detector_is_refused():
     cone = ConeGeometry(TURN, 2, 9, 1.0, 1.0, 30.0, 20.0)
     with pytest.raises(GeometryError, match="binning"):
         Scan(np.ones((12, 2, 9)), cone, VOLUME).bin_detector(3)
+
+
+def test_an_angular_range_may_pass_through_zero():
+    degrees = np.mod(np.arange(350, 390, 2.0), 360)
+    geometry = FanGeometry(np.deg2rad(degrees), 5, 1.0, 50.0, 40.0)
+    scan = Scan(np.arange(100.0).reshape(20, 5), geometry, Grid((4, 4)))
+    kept = scan.angular_range(20)
+    np.testing.assert_array_equal(kept.projections, scan.projections[:11])
+    whole = np.arange(0.0, 361.0, 30)
+    turn = replace(geometry, angles=np.deg2rad(whole))
+    scan = Scan(np.zeros((13, 5)), turn, Grid((4, 4)))
+    assert scan.angular_range(90).geometry.n_views == 4

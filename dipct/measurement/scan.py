@@ -129,7 +129,9 @@ class Scan:
         """
         if not degrees > 0:
             raise GeometryError(f"The angular range must be positive, in degrees; got {degrees}.")
-        turned = np.abs(np.rad2deg(self.geometry.angles - self.geometry.angles[0]))
+        # Angles may start anew at zero in the middle of a scan.
+        angles = np.unwrap(self.geometry.angles)
+        turned = np.abs(np.rad2deg(angles - angles[0]))
         return self.select_views(np.flatnonzero(turned <= degrees + 1e-6))
 
     def bin_detector(self, factor: int) -> "Scan":

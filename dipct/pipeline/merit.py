@@ -22,7 +22,7 @@ def figures_of_merit(image: np.ndarray, projections: np.ndarray, scan: Scan) -> 
         with a truth that is not constant ``psnr_db`` and, for large enough images, ``ssim``.
     """
     residual = projections.astype(np.float64) - scan.projections
-    norm = float(np.linalg.norm(scan.projections))
+    norm = float(np.linalg.norm(scan.projections.astype(np.float64)))
     metrics = {"relative_residual": float(np.linalg.norm(residual)) / norm if norm else 0.0}
     if scan.noise is not None:
         std = scan.noise.std_of(scan.projections)

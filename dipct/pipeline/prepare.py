@@ -8,7 +8,7 @@ import numpy as np
 from dipct.configuration import ReconstructionConfiguration
 from dipct.errors import DataError, FileFormatError, ShapeError
 from dipct.measurement.noise import GaussianNoise
-from dipct.measurement.preprocessing import estimate_noise_std
+from dipct.measurement.preprocessing import NoiseEstimate, estimate_noise_std
 from dipct.measurement.readers import read_scan
 from dipct.measurement.scan import Scan
 from dipct.pipeline.images import read_image
@@ -79,26 +79,48 @@ def with_truth(scan: Scan, path: str | Path) -> Scan:
     return replace(scan, truth=truth, truth_source=f"file {path.name}")
 
 
-def with_noise(scan: Scan) -> Scan:
+def with_noise(scan: Scan, *, required: bool) -> Scan:
     """The scan with a noise model: its own, or white noise of a level estimated from it.
 
+    Args:
+        scan: what was measured.
+        required: whether the method needs it; if not, a simulated scan without noise and one
+            in which none is found are left as they are.
+
     Raises:
-        DataError: no noise can be found in the projections.
+        DataError: no noise can be found in the projections, and it is required.
     """
-    if scan.noise is not None:
+    if scan.noise is not None or (not required and scan.metadata.get("origin") == "simulated"):
         return scan
     try:
         estimate = estimate_noise_std(scan.projections)
     except DataError as error:
+        if not required:
+            return scan
         raise DataError(
             f"The scan does not describe its noise. {error} Store a noise model in the scan, or "
             "use a method that needs none: fbp, fdk, cgls or sirt."
         ) from error
-    text = f"standard deviation {estimate.std:.4g} estimated from the projections"
     return replace(
         scan,
         noise=GaussianNoise(estimate.std),
-        metadata={**scan.metadata, "noise": f"{text} ({estimate.method})"},
+        metadata={**scan.metadata, "noise": describe_estimate(estimate)},
+    )
+
+
+def describe_noise(scan: Scan) -> str:
+    """The noise of a scan in one line: its own model, or the level that is estimated for it."""
+    if scan.noise is not None:
+        return scan.noise.describe()
+    known = with_noise(scan, required=False)
+    return "not described" if known is scan else known.metadata["noise"]
+
+
+def describe_estimate(estimate: NoiseEstimate) -> str:
+    """An estimated noise level in one line, with its error and how it was found."""
+    return (
+        f"standard deviation {estimate.std:.4g} +- {estimate.standard_error:.2g}, estimated from "
+        f"the projections ({estimate.method})"
     )
 
 

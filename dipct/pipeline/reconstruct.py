@@ -24,6 +24,7 @@ from dipct.operator.base import LinearOperator
 from dipct.operator.fdk import FDK
 from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.operator.ray import ray_transform
+from dipct.operator.view_weights import angular_coverage
 from dipct.pipeline.merit import figures_of_merit
 from dipct.pipeline.prepare import prepare, with_noise, with_truth
 from dipct.pipeline.total_variation import tv_problem
@@ -89,14 +90,15 @@ def reconstruct(
             f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
         )
     started = time.perf_counter()
+    digest = scan_digest(scan)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     configuration = configuration.resolved()
     device = find_device(configuration.device)
     scan = prepare(scan, configuration)
     if truth is not None:
         scan = with_truth(scan, truth)
-    if configuration.method == "tv" or configuration.discrepancy_stopping:
-        scan = with_noise(scan)
+    needs_noise = configuration.method == "tv" or bool(configuration.discrepancy_stopping)
+    scan = with_noise(scan, required=needs_noise)
     if configuration.method in ("fbp", "fdk"):
         if resume:
             raise ConfigurationError(f"The method {configuration.method} has nothing to resume.")
@@ -116,7 +118,7 @@ def reconstruct(
         metrics=figures_of_merit(_array(image)[0], _array(projections), scan),
         seed=configuration.seed,
         source=source,
-        input_sha256=scan_digest(scan),
+        input_sha256=digest,
         duration_s=time.perf_counter() - started,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -142,8 +144,22 @@ def _analytic(
         filter=configuration.filter,
         frequency_scaling=configuration.frequency_scaling,
     )
+    _tell_unmeasured(scan)
     image = inverse(_data(scan, device))
     return image, _project_once(scan, image.cpu()), {}, None
+
+
+def _tell_unmeasured(scan: Scan) -> None:
+    """Say where an analytic method cannot give the right values."""
+    unmeasured = angular_coverage(scan.geometry.angles, np.pi).missing
+    degrees = np.rad2deg(np.diff(unmeasured, axis=1).sum())
+    if degrees > 0:
+        _LOG.info(
+            "The views leave %.0f of 180 degrees unmeasured: the values of %s come out low there. "
+            "An iterative method with a constraint (sirt, tv) does better.",
+            degrees,
+            "FBP" if scan.geometry.is_planar else "FDK",
+        )
 
 
 def _project_once(scan: Scan, image: Tensor) -> Tensor:

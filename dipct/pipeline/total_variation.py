@@ -79,7 +79,7 @@ def tv_problem(
         **choices,
         "image_scale": scale,
         "tv_weight": float(weight),
-        "tv_weight_chosen_by": configuration.tv_weight if by_word else "user",
+        "tv_weight_chosen_by": configuration.tv_weight if by_word else "setting",
         "data_term": scan.noise.kind,
     }
     start = None
