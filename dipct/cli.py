@@ -10,14 +10,17 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from dipct.cli_data import data_app
 from dipct.errors import ConfigurationError, ConvergenceError, DipctError, Interrupted
 from dipct.terminal import (
     OUT,
     check_output,
     distinct_names,
     log_to_terminal,
+    number_or_word,
     print_rows,
     print_run,
+    reader_options,
     say,
     say_error,
     shape_text,
@@ -43,7 +46,6 @@ app = typer.Typer(
     help="Reconstruct measured and simulated scans.",
 )
 scan_app = typer.Typer(no_args_is_help=True, help="Look at scans.")
-data_app = typer.Typer(no_args_is_help=True, help="Public data sets.")
 app.add_typer(scan_app, name="scan")
 app.add_typer(data_app, name="data")
 
@@ -181,6 +183,10 @@ def reconstruct(
     seed: Annotated[int | None, typer.Option(help="Seed of an example's object, noise.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     truth: Annotated[Path | None, typer.Option(help="Reference image to compare with.")] = None,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the scan's reader, e.g. axis_column=296; repeatable."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings; options here come first.")
     ] = None,
@@ -201,7 +207,7 @@ def reconstruct(
         "angular_range": angular_range,
         "bin": bin,
         "pixels": pixels,
-        "tv_weight": _number_or_word(tv_weight),
+        "tv_weight": number_or_word(tv_weight),
         "isotropic": isotropic,
         "nonnegative": nonnegative,
         "iterations": iterations,
@@ -229,12 +235,12 @@ def reconstruct(
         raise ConfigurationError(
             f"There is no checkpoint {checkpoint} to resume from; start without --resume."
         )
-    measured = open_scan(scan, configuration)
+    measured = open_scan(scan, configuration, reader_options(reader))
     run = reconstruct_scan(
         measured,
         configuration,
         truth=truth,
-        source=scan,
+        source=" ".join([scan, *(reader or [])]),
         checkpoint=checkpoint,
         resume=resume,
         cache=True,
@@ -316,6 +322,10 @@ def scan_info(
     out: Annotated[
         Path | None, typer.Option(help="Figure to write; SCAN-scan.png by default.")
     ] = None,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the scan's reader, e.g. row=1; repeat for more."),
+    ] = None,
 ) -> None:
     """Print what a scan is, and draw its sinogram and geometry."""
     from dipct.figures import save_figure, scan_figure
@@ -325,7 +335,7 @@ def scan_info(
     stem = scan.replace(":", "-") if scan.startswith("example:") else Path(scan).resolve().stem
     path = out or Path(f"{stem}-scan.png")
     check_output(path, ".png", scan)
-    found = open_scan(scan)
+    found = open_scan(scan, options=reader_options(reader))
     save_figure(scan_figure(found), path)
     low, high = found.projections.min(), found.projections.max()
     unit = found.length_unit
@@ -339,34 +349,6 @@ def scan_info(
     }
     print_rows(dict(found.metadata) | rows)
     say(f"Wrote {path}.")
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """List the public data sets that can be fetched."""
-    from dipct.measurement.datasets import list_data_sets
-
-    table = Table("name", "title", "DOI", "licence")
-    for data_set in list_data_sets():
-        table.add_row(data_set.name, data_set.title, data_set.doi, data_set.licence)
-    OUT.print(table)
-
-
-@data_app.command("fetch")
-def data_fetch(
-    name: Annotated[str, typer.Argument(help="A name from `dipct data list`.")],
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to; a folder of the user's cache by default.")
-    ] = None,
-    file: Annotated[
-        list[str] | None, typer.Option(help="Only this file of the set; repeat for more.")
-    ] = None,
-) -> None:
-    """Fetch a public data set, going on with a download that was broken off."""
-    from dipct.measurement.datasets import fetch_data_set
-
-    for path in fetch_data_set(name, folder, files=file or None):
-        say(str(path))
 
 
 def main() -> None:
@@ -385,15 +367,6 @@ def main() -> None:
         message = message or f"{type(error).__name__}; run again with --debug for the details"
         say_error(message)
         sys.exit(130 if isinstance(error, Interrupted) else 1)
-
-
-def _number_or_word(text: str | None) -> float | str | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 if __name__ == "__main__":

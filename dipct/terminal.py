@@ -1,8 +1,10 @@
 """What the command line prints, and where it may write."""
 
+import ast
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -60,6 +62,34 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(set(path.resolve() for path in paths)):
             break
     return names
+
+
+def number_or_word(text: str | None) -> float | str | None:
+    """A number where the text is one."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def reader_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Options of a reader from ``KEY=VALUE``; values are Python literals or words.
+
+    Raises:
+        ConfigurationError: something without an equals sign.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not (name and equals and text):
+            raise ConfigurationError(f"--reader takes KEY=VALUE, as axis_column=296; got {pair!r}.")
+        try:
+            options[name.strip()] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[name.strip()] = text
+    return options
 
 
 def say(text: str) -> None:

@@ -383,3 +383,24 @@ def test_fetching_from_a_server(work, monkeypatch):
         server.server_close()
     assert result.out == f"lotus/{NAME}\n" and "MB fetched" in result.err
     assert (work.folder / "lotus" / NAME).read_bytes() == CONTENT
+
+
+def test_options_reach_the_reader(work, tmp_path):
+    counts = np.full((12, 2, 21), 500.0)
+    with h5py.File("exchange.h5", "w") as file:
+        for name, values in (
+            ("data", counts),
+            ("data_white", 2 * counts[:3]),
+            ("data_dark", np.zeros((3, 2, 21))),
+            ("theta", np.linspace(0, 165, 12)),
+        ):
+            file[f"exchange/{name}"] = values
+    command = ("reconstruct", "exchange.h5", "--method", "fbp", "--out", "run.h5", "--reader")
+    work(*command, "axis_column=8.5", "--reader", "row=1")
+    run = read_run("run.h5")
+    assert run.scan.geometry.column_offset == 10 - 8.5
+    assert run.source == "exchange.h5 axis_column=8.5 row=1"
+    refused = work(*command, "axis=8", code=1).err
+    assert "no option 'axis'; it has row, axis_column" in refused
+    assert "KEY=VALUE" in work(*command, "axis_column", code=1).err
+    work("scan", "info", "exchange.h5", "--reader", "axis_column=8.5")

@@ -37,6 +37,7 @@ ORDER = (
     "export",
     "terminal",
     "pipeline",
+    "cli_data",
     "cli",
 )
 HEAVY = ("odl", "astra", "matplotlib", "skimage")

@@ -1,12 +1,14 @@
 """From what a user names to the scan that is reconstructed."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dipct.configuration import ReconstructionConfiguration
-from dipct.errors import DataError, FileFormatError, ShapeError
+from dipct.errors import ConfigurationError, DataError, FileFormatError, ShapeError
 from dipct.measurement.noise import GaussianNoise
 from dipct.measurement.preprocessing import NoiseEstimate, estimate_noise_std
 from dipct.measurement.readers import read_scan
@@ -17,21 +19,28 @@ from dipct.pipeline.simulate import EXAMPLE_PREFIX, example_scan
 from dipct.run import is_run_file
 
 
-def open_scan(source: str | Path, configuration: ReconstructionConfiguration | None = None) -> Scan:
+def open_scan(
+    source: str | Path,
+    configuration: ReconstructionConfiguration | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Scan:
     """Open a scan file or folder of any readable kind, or an example by its name.
 
     Args:
         source: a path, or ``"example:walnut"``.
         configuration: gives an example its seed and number of pixels.
+        options: of the reader, see :func:`dipct.read_scan`.
 
     Raises:
         FileFormatError: a file that is missing, truncated or of an unknown kind.
-        ConfigurationError: an unknown example.
+        ConfigurationError: an unknown example or reader's option.
     """
     if str(source).startswith(EXAMPLE_PREFIX):
         pixels = None if configuration is None else configuration.pixels
         seed = 0 if configuration is None else configuration.seed
         name = str(source).removeprefix(EXAMPLE_PREFIX)
+        if options:
+            raise ConfigurationError("An example is not read from a file; it has no reader.")
         return example_scan(name, pixels=pixels, seed=seed)
     path = Path(source)
     if is_run_file(path):
@@ -39,7 +48,7 @@ def open_scan(source: str | Path, configuration: ReconstructionConfiguration | N
             f"{path}: this is a run file, the result of a reconstruction, not a scan. Look at it "
             "with `dipct show`, or give the scan that it was made from."
         )
-    return read_scan(path)
+    return read_scan(path, **(options or {}))
 
 
 def prepare(scan: Scan, configuration: ReconstructionConfiguration) -> Scan:

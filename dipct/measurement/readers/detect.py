@@ -1,10 +1,13 @@
 """Open any readable scan, told apart by what is in the file and not by its name."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 
-from dipct.errors import FileFormatError
+from dipct.errors import ConfigurationError, FileFormatError
 from dipct.measurement.hdf5 import open_hdf5
 from dipct.measurement.readers.cwi_walnut import is_cwi_walnut, read_cwi_walnut
 from dipct.measurement.readers.data_exchange import read_data_exchange
@@ -22,15 +25,18 @@ READABLE = (
 """What :func:`read_scan` can open, for messages."""
 
 
-def read_scan(path: str | Path) -> Scan:
-    """Read a scan from any readable file or folder, with the reader's default options.
+def read_scan(path: str | Path, **options: Any) -> Scan:
+    """Read a scan from any readable file or folder.
 
     Args:
         path: a file or folder; its contents, not its name, decide how it is read.
+        **options: options of the reader that is then used, such as ``axis_column`` of
+            :func:`read_data_exchange` or ``orbit`` of :func:`read_cwi_walnut`.
 
     Raises:
         FileFormatError: missing, truncated, or of no kind that can be read; the message lists
             those that can.
+        ConfigurationError: the reader has no such option.
         DipctError: the contents are no valid scan; the message says why.
     """
     path = Path(path)
@@ -40,34 +46,47 @@ def read_scan(path: str | Path) -> Scan:
         )
     if path.is_dir():
         if is_cwi_walnut(path):
-            return read_cwi_walnut(path)
+            return _read_with(read_cwi_walnut, path, options)
         raise _unknown(path, "the folder holds no scan")
     if h5py.is_hdf5(path):
-        return _read_hdf5(path)
+        return _read_hdf5(path, options)
     try:
         names = variable_names(path)
     except FileFormatError as error:
         raise _unknown(path, "the file is truncated or of another kind") from error
-    return _read_matlab(path, names)
+    return _read_matlab(path, names, options)
 
 
-def _read_hdf5(path: Path) -> Scan:
+def _read_with(reader: Callable[..., Scan], path: Path, options: dict[str, Any]) -> Scan:
+    """Call a reader with options it has."""
+    parameters = inspect.signature(reader).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(
+                f"{path}: {reader.__name__} has no option {name!r}; it has "
+                f"{', '.join(known) or 'none'}."
+            )
+    return reader(path, **options)
+
+
+def _read_hdf5(path: Path, options: dict[str, Any]) -> Scan:
     with open_hdf5(path, "a scan") as file:
         is_scan = file.attrs.get("format") == FORMAT
         is_exchange = "exchange/data" in file
         # MATLAB since version 7.3 marks every variable with its class.
         is_matlab = any("MATLAB_class" in item.attrs for item in file.values())
     if is_scan:
-        return read_scan_file(path)
+        return _read_with(read_scan_file, path, options)
     if is_exchange:
-        return read_data_exchange(path)
+        return _read_with(read_data_exchange, path, options)
     if is_matlab:
-        return _read_matlab(path, variable_names(path))
+        return _read_matlab(path, variable_names(path), options)
     raise _unknown(path, "the HDF5 file holds none of the known layouts")
 
 
-def _read_matlab(path: Path, names: set[str]) -> Scan:
-    return read_htc2022(path) if names & set(STRUCTS) else read_fips(path)
+def _read_matlab(path: Path, names: set[str], options: dict[str, Any]) -> Scan:
+    return _read_with(read_htc2022 if names & set(STRUCTS) else read_fips, path, options)
 
 
 def _unknown(path: Path, reason: str) -> FileFormatError:
