@@ -167,12 +167,12 @@ def write_table() -> None:
     ]
     where = stored["machine"]
     text = (
-        f"{table(header, rows)}\n\n{where['cores']} cores ({where['processor']}), "
-        f"torch {where['versions']['torch']}, commit {where['commit']}; medians. The equivalent "
-        "share is the time of reading all non-zeros (8 bytes each) at the bandwidth of that run "
-        "over the time taken: circular scans store only a quarter of them and can pass 100 %. The "
-        "whole matrix is what a scan without the symmetry uses, such as a corrected orbit. The last "
-        "three columns say how many times longer the peer takes, forward / adjoint."
+        f"{table(header, rows)}\n\n{where['cores']} cores ({where['processor']}), torch "
+        f"{where['versions']['torch']}, commit {where['commit']}; medians. The equivalent share "
+        "is the time of reading all non-zeros (8 bytes each) at the bandwidth of that run over "
+        "the time taken: circular scans store only a quarter of them and can pass 100 %. The "
+        "whole matrix is what a scan without the symmetry uses, such as a corrected orbit. The "
+        "last three columns say how many times longer the peer takes, forward / adjoint."
     )
     replace_section(PAGE, "operators", text)
 

@@ -244,10 +244,16 @@ def _check_constant_image(operator: LinearOperator, fidelity: Fidelity, target: 
     level = max(0.0, float(inner(weights * ones, fidelity.projections, ndim)) / norm_squared)
     ratio = float(fidelity.discrepancy(level * ones))
     if ratio <= target:
-        raise ConfigurationError(
-            f"Even a constant image has discrepancy {ratio:.3g}, not above the target {target}: "
+        cause = (
             "the stated noise is larger than all structure in the projections. Check the noise "
-            "standard deviation or photon count."
+            "standard deviation or photon count"
+            if target <= 1
+            else "no image does much better. Check the signs of the projections, the geometry and "
+            "whether the grid is fine enough"
+        )
+        raise ConfigurationError(
+            f"Even a constant image has discrepancy {ratio:.3g}, not above the target "
+            f"{target:.3g}: {cause}."
         )
 
 
