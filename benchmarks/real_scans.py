@@ -33,8 +33,8 @@ PICTURED = ("ta-60", "ta-20", "ta-90deg", "01a-20", "01a-90deg", "tooth-45", "to
 DISCS = ("ta", "tc", "01a")
 SETTINGS = {
     "fbp": {"filter": "hann"},
-    "cgls": {"discrepancy_stopping": True},
-    "sirt": {"discrepancy_stopping": True},
+    "cgls": {"stopping": "discrepancy"},
+    "sirt": {"stopping": "discrepancy"},
     "tv": {},
     "tv-discrepancy": {"tv_weight": "discrepancy"},
 }

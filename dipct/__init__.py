@@ -16,8 +16,10 @@ from dipct.measurement.scan_file import write_scan as write_scan
 from dipct.operator import RayTransform as RayTransform
 from dipct.operator import ray_transform as ray_transform
 from dipct.pipeline import example_scan as example_scan
+from dipct.pipeline import generator_of as generator_of
 from dipct.pipeline import reconstruct as reconstruct
 from dipct.pipeline import simulate as simulate
 from dipct.run import Run as Run
 from dipct.run import read_run as read_run
 from dipct.run import write_run as write_run
+from dipct.solver import deep_image_prior as deep_image_prior

@@ -11,13 +11,13 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from dipct.cli_data import data_app
-from dipct.errors import ConfigurationError, ConvergenceError, DipctError, Interrupted
+from dipct.cli_reconstruct import reconstruct
+from dipct.errors import ConfigurationError, DipctError, Interrupted
 from dipct.terminal import (
     OUT,
     check_output,
     distinct_names,
     log_to_terminal,
-    number_or_word,
     print_rows,
     print_run,
     reader_options,
@@ -57,16 +57,6 @@ class GeometryChoice(StrEnum):
     fan = "fan"
     cone = "cone"
     cwi_walnut = "cwi-walnut"
-
-
-class MethodChoice(StrEnum):
-    """Methods of `dipct reconstruct`."""
-
-    fbp = "fbp"
-    fdk = "fdk"
-    cgls = "cgls"
-    sirt = "sirt"
-    tv = "tv"
 
 
 class ExportChoice(StrEnum):
@@ -144,115 +134,7 @@ def simulate(
     say(f"Wrote {out}: {shape_text(scan.projections.shape)} projections.")
 
 
-@app.command()
-def reconstruct(
-    scan: Annotated[str, typer.Argument(help="A scan file or folder, or example:walnut.")],
-    out: Annotated[Path, typer.Option(help="Run file to write, .h5.")],
-    method: Annotated[MethodChoice | None, typer.Option(help="tv by default.")] = None,
-    views: Annotated[int | None, typer.Option(help="Use so many equispaced views.")] = None,
-    angular_range: Annotated[
-        float | None, typer.Option(help="Use the views within so many degrees of the first.")
-    ] = None,
-    bin: Annotated[int | None, typer.Option(help="Average so many detector cells.")] = None,
-    pixels: Annotated[int | None, typer.Option(help="Pixels along the longer side.")] = None,
-    tv_weight: Annotated[
-        str | None, typer.Option(help="Weight of total variation, 2 by default; or discrepancy.")
-    ] = None,
-    isotropic: Annotated[
-        bool | None, typer.Option(help="Isotropic or anisotropic total variation.")
-    ] = None,
-    nonnegative: Annotated[
-        bool | None, typer.Option(help="Constrain the image to be nonnegative.")
-    ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Stop at this relative gap or normal residual.")
-    ] = None,
-    discrepancy_stopping: Annotated[
-        bool | None, typer.Option(help="Stop at the noise level (cgls, sirt).")
-    ] = None,
-    filter: Annotated[
-        str | None,
-        typer.Option(help="ram-lak, shepp-logan, cosine, hamming or hann (fbp, fdk)."),
-    ] = None,
-    frequency_scaling: Annotated[
-        float | None, typer.Option(help="Cut-off of the filter, share of Nyquist.")
-    ] = None,
-    projector: Annotated[str | None, typer.Option(help="siddon or joseph.")] = None,
-    backend: Annotated[str | None, typer.Option(help="matrix, traced or astra.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of an example's object, noise.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
-    truth: Annotated[Path | None, typer.Option(help="Reference image to compare with.")] = None,
-    reader: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE for the scan's reader, e.g. axis_column=296; repeatable."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings; options here come first.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
-    ] = False,
-) -> None:
-    """Reconstruct a scan; writes a run file, its metrics as JSON and a figure."""
-    from dipct.configuration import ReconstructionConfiguration, read_configuration_file
-    from dipct.figures import run_figure, save_figure
-    from dipct.pipeline import open_scan
-    from dipct.pipeline import reconstruct as reconstruct_scan
-    from dipct.run import write_run
-
-    given = {
-        "method": method.value if method else None,
-        "views": views,
-        "angular_range": angular_range,
-        "bin": bin,
-        "pixels": pixels,
-        "tv_weight": number_or_word(tv_weight),
-        "isotropic": isotropic,
-        "nonnegative": nonnegative,
-        "iterations": iterations,
-        "tolerance": tolerance,
-        "discrepancy_stopping": discrepancy_stopping,
-        "filter": filter,
-        "frequency_scaling": frequency_scaling,
-        "projector": projector,
-        "backend": backend,
-        "seed": seed,
-        "device": device,
-    }
-    settings = read_configuration_file(config) if config else {}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    configuration = ReconstructionConfiguration.from_values({"method": "tv", **settings})
-    if "seed" in settings and not scan.startswith("example:"):
-        raise ConfigurationError(
-            f"The seed is that of an example's object and noise; nothing about {scan} is random. "
-            "Leave it out."
-        )
-    figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
-    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, scan, truth, config)
-    if resume and not checkpoint.exists():
-        raise ConfigurationError(
-            f"There is no checkpoint {checkpoint} to resume from; start without --resume."
-        )
-    measured = open_scan(scan, configuration, reader_options(reader))
-    run = reconstruct_scan(
-        measured,
-        configuration,
-        truth=truth,
-        source=" ".join([scan, *(reader or [])]),
-        checkpoint=checkpoint,
-        resume=resume,
-        cache=True,
-        progress=True,
-    )
-    write_run(run, out)
-    checkpoint.unlink(missing_ok=True)
-    save_figure(run_figure(run), figure)
-    print_run(run)
-    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
-    if run.status == "DIVERGED":
-        raise ConvergenceError(f"The reconstruction diverged. {run.advice}")
+app.command()(reconstruct)
 
 
 @app.command()

@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dipct.errors import ConfigurationError
 
-Method = Literal["fbp", "fdk", "cgls", "sirt", "tv"]
+Method = Literal["fbp", "fdk", "cgls", "sirt", "tv", "dip"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 SELECTIONS = ("views", "angular_range", "bin", "pixels")
 """Settings that choose what of a scan is used, and on which grid."""
 
 _ANALYTIC = ("fbp", "fdk")
-_ITERATIVE = ("cgls", "sirt", "tv")
-_SWITCHES = ("discrepancy_stopping", "nonnegative", "isotropic")
+_ITERATIVE = ("cgls", "sirt", "tv", "dip")
+_SWITCHES = ("nonnegative", "isotropic", "decay")
 _METHODS_OF: dict[str, tuple[str, ...]] = {
     "filter": _ANALYTIC,
     "frequency_scaling": _ANALYTIC,
@@ -27,16 +27,25 @@ _METHODS_OF: dict[str, tuple[str, ...]] = {
     "backend": _ITERATIVE,
     "iterations": _ITERATIVE,
     "tolerance": ("cgls", "tv"),
-    "discrepancy_stopping": ("cgls", "sirt"),
+    "stopping": ("cgls", "sirt", "dip"),
+    "window": ("dip",),
+    "patience": ("dip",),
     "nonnegative": ("sirt", "tv"),
-    "tv_weight": ("tv",),
-    "isotropic": ("tv",),
+    "tv_weight": ("tv", "dip"),
+    "isotropic": ("tv", "dip"),
+    "network": ("dip",),
+    "input": ("dip",),
+    "output": ("dip",),
+    "upsampling": ("dip",),
+    "precision": ("dip",),
+    "learning_rate": ("dip",),
+    "decay": ("dip",),
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "fbp": {"filter": "ram-lak", "frequency_scaling": 1.0},
     "fdk": {"filter": "ram-lak", "frequency_scaling": 1.0},
-    "cgls": {"iterations": 30, "tolerance": 1e-6, "discrepancy_stopping": False},
-    "sirt": {"iterations": 200, "nonnegative": True, "discrepancy_stopping": False},
+    "cgls": {"iterations": 30, "tolerance": 1e-6, "stopping": "none"},
+    "sirt": {"iterations": 200, "nonnegative": True, "stopping": "none"},
     "tv": {
         "iterations": 3000,
         "tolerance": 1e-3,
@@ -44,7 +53,19 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "tv_weight": 2.0,
         "isotropic": False,
     },
+    "dip": {
+        "iterations": 2000,
+        "tv_weight": "auto",
+        "isotropic": False,
+        "input": "fbp",
+        "upsampling": "bilinear",
+        "precision": "auto",
+        "learning_rate": 1e-3,
+        "decay": True,
+        "stopping": "none",
+    },
 }
+_VARIANCE_DEFAULTS = {"window": 100, "patience": 1000}
 _ITERATIVE_DEFAULTS = {"projector": "siddon", "backend": "matrix"}
 
 
@@ -58,7 +79,7 @@ class ReconstructionConfiguration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Method
-    """fbp, fdk, cgls, sirt or tv."""
+    """fbp, fdk, cgls, sirt, tv or dip."""
     views: int | None = Field(None, ge=1)
     """Reconstruct from so many equispaced views."""
     angular_range: float | None = Field(None, gt=0, le=720)
@@ -83,15 +104,36 @@ class ReconstructionConfiguration(BaseModel):
     """Most iterations."""
     tolerance: float | None = Field(None, gt=0, lt=1)
     """Stop at this relative duality gap (tv) or normal-equation residual (cgls)."""
-    discrepancy_stopping: bool | None = None
-    """Stop once the residual is as large as the noise (cgls, sirt)."""
+    stopping: Literal["none", "discrepancy", "variance"] | None = None
+    """When to stop before the last iteration: never, once the residual is as large as the noise
+    (cgls, sirt, dip), or where the images change least (dip)."""
+    window: int | None = Field(None, ge=2)
+    """Images in the moving variance by which dip stops."""
+    patience: int | None = Field(None, ge=1)
+    """Iterations after the least moving variance before dip stops."""
     nonnegative: bool | None = None
     """Constrain the image to be nonnegative (sirt, tv)."""
-    tv_weight: float | Literal["discrepancy"] | None = None
-    """Weight of total variation of the image scaled to order one, or "discrepancy" to choose it
-    so that the residual is as large as the noise."""
+    tv_weight: float | Literal["auto", "discrepancy"] | None = None
+    """Weight of total variation of the image scaled to order one; "discrepancy" chooses it so that
+    the residual of a TV reconstruction is as large as the noise, "auto" the same but never less
+    than 2: where the noise is underestimated, a smaller weight would fit artefacts."""
     isotropic: bool | None = None
     """Isotropic instead of anisotropic total variation."""
+    network: Literal["small", "128", "walnut"] | None = None
+    """Network of dip, see :func:`dipct.generator.make_network`; chosen by the size of the image
+    where it is left out."""
+    input: Literal["noise", "fbp", "both"] | None = None
+    """What the network is fed with: noise, the filtered back-projection, or both."""
+    output: Literal["identity", "sigmoid"] | None = None
+    """What follows the network's last convolution; the network's own where it is left out."""
+    upsampling: Literal["bilinear", "nearest"] | None = None
+    """Interpolation in the network; nearest has a deterministic gradient on GPUs too."""
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    """Arithmetic of the network; auto is PRECISION_DEFAULT."""
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    """Of Adam, after a short rise."""
+    decay: bool | None = None
+    """Whether the learning rate falls to zero over the iterations."""
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +152,10 @@ class ReconstructionConfiguration(BaseModel):
                     f"the method {self.method} has no setting {name}; it belongs to "
                     f"{', '.join(methods)}"
                 )
+        if self.stopping == "variance" and self.method != "dip":
+            raise ValueError("stopping by the variance belongs to the method dip")
+        if self.stopping != "variance" and not (self.window is None and self.patience is None):
+            raise ValueError("window and patience belong to stopping variance")
         if isinstance(self.tv_weight, float) and not 0 <= self.tv_weight < float("inf"):
             raise ValueError(f"tv_weight must be zero or positive; got {self.tv_weight}")
         return self
@@ -132,6 +178,8 @@ class ReconstructionConfiguration(BaseModel):
         defaults = dict(_DEFAULTS[self.method])
         if self.method in _ITERATIVE:
             defaults |= _ITERATIVE_DEFAULTS
+        if self.stopping == "variance":
+            defaults |= _VARIANCE_DEFAULTS
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return self.model_copy(update=missing)
 

@@ -16,6 +16,9 @@ _LABELS = {
     "relative_residual": "residual",
     "relative_gap": "gap",
     "normal_residual": "normal residual",
+    "discrepancy": "residual / noise",
+    "moving_variance": "moving variance",
+    "psnr_db": "PSNR",
 }
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -13,6 +13,8 @@ Layout (HDF5), version 1:
                                 the length unit is mm
 ``reconstruction/projections``  float32, the projections of the image, shaped like the data
 ``reconstruction/history/*``    float64 (recorded iterations,), with ``iteration`` (int64)
+``generator/*``                 float32 ``theta`` (P,) and ``input`` (C, H, W) where a network
+                                made the image
 ``metrics`` attributes          one number each: psnr_db, ssim, relative_residual, ...
 ``scan``                        the scan as it was reconstructed, laid out as in
                                 :mod:`dipct.measurement.scan_file`
@@ -69,6 +71,8 @@ class Run:
         duration_s: seconds from the start to the image.
         created: when, ISO 8601 in UTC.
         versions: of Python and the packages.
+        generator: where a network made the image, its parameters ``theta`` (P,) and its
+            ``input`` (C, H, W); see :func:`dipct.generator_of`.
     """
 
     image: np.ndarray
@@ -86,6 +90,7 @@ class Run:
     duration_s: float
     created: str
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
+    generator: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -101,9 +106,10 @@ class Run:
         """
         kept = set(ReconstructionConfiguration.model_fields) - set(SELECTIONS)
         settings = {name: value for name, value in self.configuration.items() if name in kept}
-        if self.configuration.get("tv_weight_chosen_by") == "discrepancy":
+        chosen_by = self.configuration.get("tv_weight_chosen_by", "setting")
+        if chosen_by != "setting":
             # The search for the weight also gives the first image.
-            settings["tv_weight"] = "discrepancy"
+            settings["tv_weight"] = chosen_by
         return settings
 
     @property
@@ -173,6 +179,10 @@ def _fill(run: Run, file: h5py.File) -> None:
     history = group.create_group("history")
     for name, values in run.history.items():
         history.create_dataset(name, data=np.asarray(values))
+    if run.generator:
+        generator = file.create_group("generator")
+        for name, values in run.generator.items():
+            generator.create_dataset(name, data=np.float32(values))
     metrics = file.create_group("metrics")
     metrics.attrs.update({name: float(value) for name, value in run.metrics.items()})
     write_scan_group(run.scan, file.create_group("scan"))
@@ -222,7 +232,15 @@ def read_run(path: str | Path) -> Run:
             duration_s=float(get_attribute(file, "duration_s")),
             created=str(get_attribute(file, "created")),
             versions=json.loads(get_attribute(file, "versions")),
+            generator=_read_generator(file),
         )
+
+
+def _read_generator(file: h5py.File) -> dict[str, np.ndarray]:
+    if "generator" not in file:
+        return {}
+    group = get_group(file, "generator")
+    return {name: get_dataset(group, name)[()] for name in ("theta", "input")}
 
 
 def _installed(name: str) -> bool:

@@ -23,10 +23,13 @@ from dipct.measurement import (
 )
 from dipct.operator import (
     Gradient,
+    Identity,
     Jacobian,
     LinearOperator,
+    Mask,
     MatrixOperator,
     Operator,
+    PixelAverage,
     RayTransform,
     from_scipy,
     stack,
@@ -183,6 +186,18 @@ def difference_matrix(shape):
                 part[index[position], index[after]] = 1
         parts.append(part)
     return np.concatenate(parts)
+
+
+def averaging_matrix(shape, factor):
+    """Means over squares or cubes of pixels, entry by entry."""
+    coarse = tuple(n // factor for n in shape)
+    rows = np.arange(np.prod(coarse)).reshape(coarse)
+    columns = np.arange(np.prod(shape)).reshape(shape)
+    matrix = np.zeros((rows.size, columns.size))
+    for position in np.ndindex(*shape):
+        row = rows[tuple(p // factor for p in position)]
+        matrix[row, columns[position]] = 1 / factor ** len(shape)
+    return matrix
 
 
 DENSE = np.random.default_rng(5).standard_normal((6, 12)) * (
@@ -348,6 +363,27 @@ def _others():
             rounding=1e-10,
         )
     yield Entry("FDK", lambda _: FDK(*GEOMETRIES["cone"]), _FLOAT64)
+    for shape, factor in (((5, 4), 1), ((6, 8), 2), ((3, 6, 9), 3)):
+        size = "x".join(map(str, shape))
+        known = np.random.default_rng(len(shape)).uniform(size=(1, *shape)) < 0.4
+        yield Entry(
+            f"identity {size}",
+            lambda _, s=shape: Identity((1, *s)),
+            _FLOAT64,
+            lambda s=shape: np.eye(int(np.prod(s))),
+        )
+        yield Entry(
+            f"mask {size}",
+            lambda _, k=known: Mask(k),
+            _FLOAT64,
+            lambda k=known: np.eye(k.size)[k.ravel()],
+        )
+        yield Entry(
+            f"pixel average {size}",
+            lambda _, s=shape, f=factor: PixelAverage((1, *s), f),
+            _FLOAT64,
+            lambda s=shape, f=factor: averaging_matrix(s, f),
+        )
 
 
 def _dense_gradient(*shape):

@@ -16,7 +16,7 @@ CASES = {
     "sirt": (SIRT, {"method": "sirt", "iterations": 43}),
     "sirt to the noise": (
         SIRT,
-        {"method": "sirt", "iterations": 400, "discrepancy_stopping": True},
+        {"method": "sirt", "iterations": 400, "stopping": "discrepancy"},
     ),
     "tv": (PrimalDualTV, {"method": "tv", "tv_weight": 8.0, "iterations": 85, "tolerance": 1e-9}),
     "tv by discrepancy": (

@@ -10,15 +10,24 @@ from dipct.run import read_run
 SETTINGS = {
     "filter": ("hann", {"fbp", "fdk"}),
     "frequency_scaling": (0.5, {"fbp", "fdk"}),
-    "projector": ("joseph", {"cgls", "sirt", "tv"}),
-    "backend": ("traced", {"cgls", "sirt", "tv"}),
-    "iterations": (7, {"cgls", "sirt", "tv"}),
+    "projector": ("joseph", {"cgls", "sirt", "tv", "dip"}),
+    "backend": ("traced", {"cgls", "sirt", "tv", "dip"}),
+    "iterations": (7, {"cgls", "sirt", "tv", "dip"}),
     "tolerance": (0.01, {"cgls", "tv"}),
-    "discrepancy_stopping": (True, {"cgls", "sirt"}),
+    "stopping": ("discrepancy", {"cgls", "sirt", "dip"}),
+    "network": ("walnut", {"dip"}),
+    "input": ("both", {"dip"}),
+    "output": ("sigmoid", {"dip"}),
+    "upsampling": ("nearest", {"dip"}),
+    "precision": ("float32", {"dip"}),
+    "learning_rate": (0.01, {"dip"}),
+    "decay": (False, {"dip"}),
     "nonnegative": (False, {"sirt", "tv"}),
-    "tv_weight": (3.0, {"tv"}),
-    "isotropic": (True, {"tv"}),
+    "tv_weight": (3.0, {"tv", "dip"}),
+    "isotropic": (True, {"tv", "dip"}),
 }
+BY_THE_IMAGE = {"network", "output"}
+"""Settings whose default depends on the image."""
 
 
 def configured(**values):
@@ -107,7 +116,7 @@ def test_whole_numbers_of_numpy_are_numbers():
 @pytest.mark.parametrize("method", METHODS)
 def test_resolution_fills_exactly_the_settings_of_the_method(method):
     resolved = configured(method=method).resolved()
-    own = {name for name, (_, methods) in SETTINGS.items() if method in methods}
+    own = {name for name, (_, methods) in SETTINGS.items() if method in methods} - BY_THE_IMAGE
     assert {name for name in SETTINGS if getattr(resolved, name) is not None} == own
     assert resolved.resolved() == resolved
     assert configured(**resolved.to_values()) == resolved
@@ -131,7 +140,7 @@ def test_the_defaults_are_those_documented():
         "cpu",
     )
     assert configured(method="fbp").resolved().filter == "ram-lak"
-    assert configured(method="cgls").resolved().discrepancy_stopping is False
+    assert configured(method="cgls").resolved().stopping == "none"
 
 
 def test_a_configuration_cannot_be_changed():

@@ -38,6 +38,7 @@ ORDER = (
     "terminal",
     "pipeline",
     "cli_data",
+    "cli_reconstruct",
     "cli",
 )
 HEAVY = ("odl", "astra", "matplotlib", "skimage")

@@ -1,19 +1,26 @@
-"""Fidelities, total variation and their convex conjugates."""
+"""Fidelities, total variation and their convex conjugates, and objectives made of them."""
 
 import numpy as np
 import pytest
 import torch
+from catalogue import Waves
+from scipy import sparse
 from scipy.optimize import minimize_scalar
 
-from dipct.errors import DataError, DipctError, ShapeError
+from dipct.errors import ConfigurationError, DataError, DipctError, ShapeError
 from dipct.objective import (
+    DataTerm,
     Fidelity,
     GaussianFidelity,
+    Objective,
     PoissonFidelity,
+    Term,
+    TotalVariation,
     gradient_norm,
     project_dual_ball,
     total_variation,
 )
+from dipct.operator import MatrixOperator
 from dipct.operator.gradient import Gradient
 
 SHAPE = (3, 4)
@@ -259,3 +266,205 @@ def test_dual_ball_of_radius_zero_is_the_origin():
     for isotropic in (False, True):
         q = project_dual_ball(draw(2, 4, 4), 0.0, ndim=2, isotropic=isotropic)
         assert bool((q == 0).all())
+
+
+# Terms and objectives
+
+IMAGE = (1, 4, 5)
+VOLUME = (1, 3, 4, 2)
+
+
+class WrongTerm(DataTerm):
+    """Loses the gradient of the operator."""
+
+    def value(self, image):
+        return self.fidelity.value(self.operator(image.detach())) + 0 * image.sum()
+
+
+def linear(image_shape=IMAGE):
+    rng = np.random.default_rng(2)
+    matrix = sparse.csr_matrix(rng.standard_normal((12, int(np.prod(image_shape)))))
+    return MatrixOperator(matrix, image_shape, SHAPE, dtype=torch.float64)
+
+
+def nonlinear(image_shape=IMAGE):
+    return Waves(torch.float64, image_shape, SHAPE)
+
+
+def terms(operator, make=gaussian):
+    return DataTerm(operator, make()), TotalVariation(operator.domain_shape)
+
+
+def slope_violation(objective, image_shape, seed=0):
+    """Largest distance of the gradient from central differences, all directions, relative."""
+    image = draw(*image_shape, seed=seed).requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(image), image)
+    step, flat = 1e-5, image.detach().flatten()
+    differences = torch.empty_like(flat)
+    for i in range(flat.numel()):
+        change = torch.zeros_like(flat)
+        change[i] = step
+        ahead, behind = (objective((flat + s * change).reshape(image_shape)) for s in (1, -1))
+        differences[i] = (ahead - behind) / (2 * step)
+    return float((gradient.flatten() - differences).abs().max() / differences.abs().max())
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("operator", [linear, nonlinear])
+@pytest.mark.parametrize("image_shape", [IMAGE, VOLUME])
+def test_a_data_term_is_the_fidelity_of_the_projections(make, operator, image_shape):
+    fidelity, operator = make(), operator(image_shape)
+    term = DataTerm(operator, fidelity)
+    image = draw(*image_shape)
+    torch.testing.assert_close(term.value(image), fidelity.value(operator(image)))
+    assert term.name == "fidelity" and term.size == fidelity.size == 12
+    assert DataTerm(operator, fidelity, "second scan").name == "second scan"
+
+
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_the_total_variation_term_is_total_variation(isotropic):
+    term = TotalVariation(IMAGE, isotropic=isotropic)
+    images = draw(3, *IMAGE)
+    torch.testing.assert_close(term.value(images), total_variation(images, isotropic=isotropic))
+    assert term.name == "total_variation" and term.size == 0
+
+
+def test_the_total_variation_of_a_box_in_a_volume():
+    volume = torch.zeros(1, 5, 6, 7)
+    volume[0, 1:3, 2:5, 3] = 2.0
+    faces = 2 * (2 * 3 + 2 * 1 + 3 * 1)
+    assert float(TotalVariation((1, 5, 6, 7)).value(volume)) == 2.0 * faces
+    anisotropic = TotalVariation(VOLUME).value(draw(*VOLUME))
+    isotropic = TotalVariation(VOLUME, isotropic=True).value(draw(*VOLUME))
+    assert float(anisotropic) / 3**0.5 < float(isotropic) < float(anisotropic)
+
+
+@pytest.mark.parametrize("image_shape", [IMAGE, VOLUME])
+def test_the_breakdown_adds_up(image_shape):
+    data, variation = terms(linear(image_shape))
+    objective = Objective([(2.0, data), (0.5, variation)])
+    image = draw(*image_shape, seed=3)
+    values = objective.values(image)
+    assert list(values) == ["fidelity", "total_variation"]
+    torch.testing.assert_close(values["fidelity"], data.value(image))
+    torch.testing.assert_close(values["total_variation"], variation.value(image))
+    expected = 2.0 * data.value(image) + 0.5 * variation.value(image)
+    torch.testing.assert_close(objective(image), expected)
+    torch.testing.assert_close(objective.total(values), expected)
+    assert objective(image).shape == () and objective.size == 12
+
+
+def test_a_term_of_weight_zero_is_recorded_and_does_not_count():
+    data, variation = terms(linear())
+    objective, image = Objective([(1.0, data), (0.0, variation)]), draw(*IMAGE)
+    assert float(objective.values(image)["total_variation"]) > 0
+    assert float(objective(image)) == float(data.value(image))
+
+
+def test_two_scans_of_one_object_count_all_their_values():
+    first, second = (
+        DataTerm(linear(), gaussian(), "first"),
+        DataTerm(nonlinear(), poisson(), "second"),
+    )
+    objective, image = Objective([(1.0, first), (1.0, second)]), draw(*IMAGE)
+    assert objective.size == 24 and set(objective.values(image)) == {"first", "second"}
+    torch.testing.assert_close(objective(image), first.value(image) + second.value(image))
+    assert Objective([(1.0, TotalVariation(IMAGE))]).size == 1
+
+
+def test_a_batch_is_evaluated_element_by_element_with_its_own_weights():
+    operator, data = linear(), draw(3, *SHAPE)
+    weights = torch.tensor([0.0, 0.3, 7.0], dtype=torch.float64)
+    fidelity = GaussianFidelity(data, 0.5, range_shape=SHAPE)
+    variation = TotalVariation(IMAGE)
+    objective = Objective([(1.0, DataTerm(operator, fidelity)), (weights, variation)])
+    images = draw(3, *IMAGE, seed=4)
+    single = [
+        Objective([(1.0, DataTerm(operator, GaussianFidelity(y, 0.5))), (weight, variation)])(x)
+        for y, weight, x in zip(data, weights, images, strict=True)
+    ]
+    torch.testing.assert_close(objective(images), torch.stack(single))
+    assert objective.size == 12
+    # The weights in another order are other objectives.
+    other = Objective([(1.0, DataTerm(operator, fidelity)), (weights.flip(0), variation)])
+    assert not torch.allclose(objective(images), other(images))
+
+
+@pytest.mark.parametrize("image_shape", [IMAGE, VOLUME])
+@pytest.mark.parametrize("batch", [(), (1,), (2,), (2, 3)])
+def test_leading_axes_are_batch_axes(batch, image_shape):
+    data, variation = terms(nonlinear(image_shape))
+    objective = Objective([(1.0, data), (0.5, variation)])
+    images = draw(*batch, *image_shape)
+    assert objective(images).shape == batch
+    flat = torch.stack([objective(x) for x in images.reshape(-1, *image_shape)])
+    torch.testing.assert_close(objective(images).flatten(), flat)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("operator", [linear, nonlinear])
+@pytest.mark.parametrize("image_shape", [IMAGE, VOLUME])
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_the_gradient_is_that_of_central_differences(make, operator, image_shape, isotropic):
+    variation = TotalVariation(image_shape, isotropic=isotropic)
+    # A small operator keeps the exponential of the Poisson fidelity tame.
+    term = DataTerm(0.2 * operator(image_shape), make())
+    assert slope_violation(Objective([(1.0, term), (0.7, variation)]), image_shape) < 1e-5
+
+
+def test_central_differences_reject_a_lost_gradient():
+    wrong = Objective([(1.0, WrongTerm(linear(), gaussian())), (0.7, TotalVariation(IMAGE))])
+    assert slope_violation(wrong, IMAGE) > 0.1
+
+
+def test_the_total_keeps_the_type_of_the_values():
+    operator = MatrixOperator(sparse.eye(20), IMAGE, IMAGE[1:], dtype=torch.float32)
+    fidelity = GaussianFidelity(torch.zeros(4, 5), 0.1)
+    for weight in (0.3, torch.tensor(0.3, dtype=torch.float64), 1):
+        objective = Objective(
+            [(1.0, DataTerm(operator, fidelity)), (weight, TotalVariation(IMAGE))]
+        )
+        assert objective(torch.ones(IMAGE)).dtype == torch.float32
+        assert objective(torch.ones(IMAGE)).shape == ()
+
+
+def test_a_number_as_weight_keeps_its_digits():
+    term, image = TotalVariation(IMAGE), draw(*IMAGE)
+    torch.testing.assert_close(
+        Objective([(0.1, term)])(image), 0.1 * term.value(image), rtol=1e-14, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [-1e-9, float("nan"), torch.tensor([1.0, -0.1]), torch.tensor([1.0, float("nan")])],
+)
+def test_weights_that_are_not_positive_are_refused(weight):
+    with pytest.raises(ConfigurationError, match="total_variation"):
+        Objective([(weight, TotalVariation(IMAGE))])
+
+
+def test_objectives_need_terms_of_different_names():
+    with pytest.raises(ConfigurationError, match="different names"):
+        Objective([])
+    with pytest.raises(ConfigurationError, match="different names"):
+        Objective([(1.0, TotalVariation(IMAGE)), (2.0, TotalVariation(IMAGE, isotropic=True))])
+
+
+def test_terms_refuse_images_of_another_shape():
+    data, variation = terms(linear())
+    for image in (torch.ones(1, 5, 4), torch.ones(4, 5), torch.ones(2, 4, 5)):
+        for term in (data, variation):
+            with pytest.raises(ShapeError):
+                term.value(image.double())
+    for shape in ((4, 5), (2, 4, 5), (1, 1, 3, 4, 5)):
+        with pytest.raises(ShapeError):
+            TotalVariation(shape)
+    # Projections of another shape than the operator's.
+    with pytest.raises(ShapeError):
+        DataTerm(linear(), GaussianFidelity(draw(4, 3), 0.1)).value(draw(*IMAGE))
+
+
+def test_a_term_is_abstract():
+    with pytest.raises(TypeError):
+        Term()

@@ -327,7 +327,7 @@ def test_a_scan_without_any_noise_has_no_total_variation_weight():
 @pytest.mark.parametrize("method", ["cgls", "sirt"])
 def test_iterations_stop_at_the_noise_level(method):
     scan = small_scan(noise=0.1, views=24)
-    run = reconstruct(scan, method=method, iterations=500, discrepancy_stopping=True)
+    run = reconstruct(scan, method=method, iterations=500, stopping="discrepancy")
     assert run.status == "DISCREPANCY_REACHED"
     assert 0.5 < run.metrics["reduced_chi_squared"] <= 1.001
     last = reconstruct(scan, method=method, iterations=500)

@@ -13,6 +13,8 @@ from dipct.figures.layout import FONT_SIZE
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/: told apart by the colour-blind.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
+# What a rule keeps in the history to say when it stops, and no curve to look at.
+_BOOKKEEPING = ("iteration", "chosen_step", "steps_since_minimum", "reached_noise_level")
 
 
 def history_groups(history: Mapping[str, np.ndarray]) -> list[list[str]]:
@@ -31,7 +33,8 @@ def history_groups(history: Mapping[str, np.ndarray]) -> list[list[str]]:
     lengths = {name: len(values) for name, values in history.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"All recorded quantities need the same number of values; got {lengths}.")
-    names = [name for name in history if name != "iteration" and np.any(np.isfinite(history[name]))]
+    shown = [name for name in history if name not in _BOOKKEEPING]
+    names = [name for name in shown if np.any(np.isfinite(history[name]))]
     logarithmic = [name for name in names if is_logarithmic(name, history[name])]
     groups = [logarithmic] if logarithmic else []
     sizes: list[float] = []
@@ -82,6 +85,10 @@ def draw_history(axes: Axes, history: Mapping[str, np.ndarray], names: list[str]
             linewidth=1.5,
             marker="." if n <= 20 else "",
         )
+    chosen = history.get("chosen_step")
+    if chosen is not None and n and chosen[-1] < iteration[-1] - 1:
+        # The result is an earlier iterate.
+        axes.axvline(float(chosen[-1]), color="0.5", linestyle="--", linewidth=1)
     if logarithmic:
         axes.set_yscale("log")
     else:

@@ -8,6 +8,7 @@ _NAMES = {
     "ssim": "SSIM",
     "tv": "total variation",
     "gap": "duality gap",
+    "discrepancy": "squared residual / noise variance",
 }
 
 

@@ -1,8 +1,16 @@
-"""Terms of the objective: data fidelities and total variation."""
+"""The objective: data fidelities, total variation, and how publications weigh them."""
 
+from dipct.objective.conventions import CONVENTIONS as CONVENTIONS
+from dipct.objective.conventions import PUBLISHED_SETTINGS as PUBLISHED_SETTINGS
+from dipct.objective.conventions import Convention as Convention
+from dipct.objective.conventions import PublishedSettings as PublishedSettings
 from dipct.objective.fidelity import Fidelity as Fidelity
 from dipct.objective.fidelity import GaussianFidelity as GaussianFidelity
 from dipct.objective.fidelity import PoissonFidelity as PoissonFidelity
+from dipct.objective.objective import DataTerm as DataTerm
+from dipct.objective.objective import Objective as Objective
+from dipct.objective.objective import Term as Term
+from dipct.objective.objective import TotalVariation as TotalVariation
 from dipct.objective.total_variation import gradient_norm as gradient_norm
 from dipct.objective.total_variation import project_dual_ball as project_dual_ball
 from dipct.objective.total_variation import total_variation as total_variation

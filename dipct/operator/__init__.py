@@ -12,6 +12,9 @@ from dipct.operator.jacobian import Jacobian as Jacobian
 from dipct.operator.matrix import MatrixOperator as MatrixOperator
 from dipct.operator.ray import RayTransform as RayTransform
 from dipct.operator.ray import ray_transform as ray_transform
+from dipct.operator.sampling import Identity as Identity
+from dipct.operator.sampling import Mask as Mask
+from dipct.operator.sampling import PixelAverage as PixelAverage
 from dipct.operator.scipy_bridge import from_scipy as from_scipy
 from dipct.operator.scipy_bridge import to_scipy as to_scipy
 from dipct.operator.symmetric_ray import SymmetricRayTransform as SymmetricRayTransform

@@ -1,5 +1,6 @@
 """The verbs: simulate, reconstruct."""
 
+from dipct.pipeline.deep_image_prior import generator_of as generator_of
 from dipct.pipeline.prepare import open_scan as open_scan
 from dipct.pipeline.reconstruct import reconstruct as reconstruct
 from dipct.pipeline.simulate import example_scan as example_scan

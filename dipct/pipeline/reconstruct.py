@@ -17,6 +17,7 @@ from dipct.checkpoint import CheckpointWriter, read_checkpoint
 from dipct.configuration import ReconstructionConfiguration
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
+from dipct.generator import NetworkGenerator
 from dipct.measurement.digest import scan_digest
 from dipct.measurement.geometry import ConeSliceGeometry
 from dipct.measurement.scan import Scan
@@ -25,6 +26,7 @@ from dipct.operator.fdk import FDK
 from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.operator.ray import ray_transform
 from dipct.operator.view_weights import angular_coverage
+from dipct.pipeline.deep_image_prior import dip_problem
 from dipct.pipeline.merit import figures_of_merit
 from dipct.pipeline.prepare import prepare, with_noise, with_truth
 from dipct.pipeline.total_variation import tv_problem
@@ -34,6 +36,7 @@ from dipct.solver import (
     CGLS,
     SIRT,
     DiscrepancyPrinciple,
+    GeneratorFit,
     IterationState,
     Method,
     Solution,
@@ -42,7 +45,7 @@ from dipct.solver import (
 )
 
 _LOG = logging.getLogger(__name__)
-_EVERY = {"cgls": 1, "sirt": 5, "tv": 10}
+_EVERY = {"cgls": 1, "sirt": 5, "tv": 10, "dip": 20}
 
 
 def reconstruct(
@@ -97,7 +100,7 @@ def reconstruct(
     scan = prepare(scan, configuration)
     if truth is not None:
         scan = with_truth(scan, truth)
-    needs_noise = configuration.method == "tv" or bool(configuration.discrepancy_stopping)
+    needs_noise = configuration.method in ("tv", "dip") or configuration.stopping == "discrepancy"
     scan = with_noise(scan, required=needs_noise)
     if configuration.method in ("fbp", "fdk"):
         if resume:
@@ -105,7 +108,7 @@ def reconstruct(
         result = _analytic(scan, configuration, device)
     else:
         result = _iterative(scan, configuration, device, checkpoint, resume, cache, progress)
-    image, projections, choices, solution = result
+    image, projections, choices, solution, generator = result
     return Run(
         image=_array(image)[0],
         projections=_array(projections),
@@ -116,6 +119,7 @@ def reconstruct(
         iterations=0 if solution is None else solution.iterations,
         history={} if solution is None else {k: _array(v) for k, v in solution.history.items()},
         metrics=figures_of_merit(_array(image)[0], _array(projections), scan),
+        generator=generator,
         seed=configuration.seed,
         source=source,
         input_sha256=digest,
@@ -124,7 +128,7 @@ def reconstruct(
     )
 
 
-_Result = tuple[Tensor, Tensor, dict[str, Any], Solution | None]
+_Result = tuple[Tensor, Tensor, dict[str, Any], Solution | None, dict[str, np.ndarray]]
 
 
 def _analytic(
@@ -146,7 +150,7 @@ def _analytic(
     )
     _tell_unmeasured(scan)
     image = inverse(_data(scan, device))
-    return image, _project_once(scan, image.cpu()), {}, None
+    return image, _project_once(scan, image.cpu()), {}, None, {}
 
 
 def _tell_unmeasured(scan: Scan) -> None:
@@ -199,7 +203,7 @@ def _iterative(
     method, scale, choices, start = _method(scan, configuration, operator, device, choices)
     assert configuration.iterations is not None
     stopping = []
-    if configuration.discrepancy_stopping:
+    if configuration.stopping == "discrepancy" and name != "dip":
         assert scan.noise is not None
         std = torch.tensor(np.array(scan.noise.std_of(scan.projections)), dtype=torch.float32)
         stopping = [DiscrepancyPrinciple(std.to(device))]
@@ -217,7 +221,15 @@ def _iterative(
     if solution.status is Status.INTERRUPTED:
         raise Interrupted(_keep(solution, writer))
     image = scale * solution.value
-    return image, operator(image), choices, solution
+    return image, operator(image), choices, solution, _generator(method, solution)
+
+
+def _generator(method: Method, solution: Solution) -> dict[str, np.ndarray]:
+    """What makes the image again where a network made it."""
+    if not isinstance(method, GeneratorFit) or not isinstance(method.generator, NetworkGenerator):
+        return {}
+    theta = solution.state.tensors["chosen"]
+    return {"theta": _array(theta), "input": _array(method.generator.z)}
 
 
 def _method(
@@ -235,13 +247,16 @@ def _method(
     if configuration.method == "sirt":
         assert configuration.nonnegative is not None
         return SIRT(operator, data, nonnegative=configuration.nonnegative), 1.0, choices, None
+    if configuration.method == "dip":
+        return *dip_problem(scan, configuration, operator, choices), None
     return tv_problem(scan, configuration, operator, choices)
 
 
 def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
     """Digest of all that decides the course of the iteration; its length may be changed."""
     values = configuration.to_values()
-    values.pop("iterations")
+    if not configuration.decay:
+        values.pop("iterations")
     text = json.dumps([scan_digest(scan), values], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     if scan.noise is not None:

@@ -31,6 +31,9 @@ _SCALE_QUANTILE = 0.99
 _SEARCH_TOLERANCE = 1e-2
 # How far above the best possible fit a residual is let where none reaches the noise level.
 _MISFIT_MARGIN = 1.2
+# Least weight that is chosen automatically: see docs/real-scans.md for scans whose noise is
+# underestimated, and whose weight by the discrepancy principle is below it.
+_LEAST_WEIGHT = 2.0
 
 
 def tv_problem(
@@ -61,32 +64,63 @@ def tv_problem(
     scale = choices["image_scale"] if choices else image_scale(operator, data)
     scaled = scale * operator
     assert isinstance(scaled, LinearOperator)
-    fidelity = _fidelity(scan, data)
-    shared = {
-        "isotropic": bool(configuration.isotropic),
-        "nonnegative": bool(configuration.nonnegative),
-    }
-    weight, solved = choices.get("tv_weight", configuration.tv_weight), None
-    if weight == "discrepancy":
-        chosen, target = _weight_by_discrepancy(scaled, fidelity, shared)
-        weight, solved = chosen.weight, chosen.solution.state.tensors
-        choices = {"discrepancy_target": target}
+    fidelity = fidelity_of(scan, data)
+    nonnegative, solved = bool(configuration.nonnegative), None
+    if not choices:
+        chosen, solved = choose_tv_weight(scaled, fidelity, configuration, nonnegative=nonnegative)
+        choices = {**chosen, "image_scale": scale, "data_term": scan.noise.kind}
     method = PrimalDualTV(
-        scaled, fidelity, float(weight), tolerance=configuration.tolerance, **shared
+        scaled,
+        fidelity,
+        choices["tv_weight"],
+        tolerance=configuration.tolerance,
+        isotropic=bool(configuration.isotropic),
+        nonnegative=nonnegative,
     )
-    by_word = isinstance(configuration.tv_weight, str)
-    choices = {
-        **choices,
-        "image_scale": scale,
-        "tv_weight": float(weight),
-        "tv_weight_chosen_by": configuration.tv_weight if by_word else "setting",
-        "data_term": scan.noise.kind,
-    }
     start = None
     if solved is not None:
         tensors = method.warm_start(solved)
         start = IterationState(0, tensors).recorded(method.figures(tensors))
     return method, scale, choices, start
+
+
+def choose_tv_weight(
+    operator: LinearOperator,
+    fidelity: Fidelity,
+    configuration: ReconstructionConfiguration,
+    *,
+    nonnegative: bool,
+) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+    """The weight a configuration asks for: a number, or one found from the data.
+
+    Args:
+        operator: the scaled ray transform.
+        fidelity: data term.
+        configuration: with ``tv_weight`` and ``isotropic``.
+        nonnegative: whether the images of the search are.
+
+    Returns:
+        What was chosen, for the record, and the tensors of the search's last solve if it was
+        solved with the chosen weight.
+
+    Raises:
+        ConfigurationError: the discrepancy principle finds no weight.
+    """
+    wanted = configuration.tv_weight
+    assert wanted is not None
+    if not isinstance(wanted, str):
+        return {"tv_weight": float(wanted), "tv_weight_chosen_by": "setting"}, None
+    shared = {"isotropic": bool(configuration.isotropic), "nonnegative": nonnegative}
+    found, target = _weight_by_discrepancy(operator, fidelity, shared)
+    choices = {
+        "tv_weight": found.weight,
+        "tv_weight_chosen_by": wanted,
+        "discrepancy_target": target,
+    }
+    if wanted == "auto" and found.weight < _LEAST_WEIGHT:
+        _LOG.info("Total-variation weight raised to %.4g.", _LEAST_WEIGHT)
+        return choices | {"tv_weight": _LEAST_WEIGHT}, None
+    return choices, found.solution.state.tensors
 
 
 def _weight_by_discrepancy(
@@ -139,7 +173,13 @@ def image_scale(operator: LinearOperator, data: Tensor) -> float:
     return quantile if quantile > 0 else 1.0
 
 
-def _fidelity(scan: Scan, data: Tensor) -> Fidelity:
+def fidelity_of(scan: Scan, data: Tensor) -> Fidelity:
+    """The data term of a scan's noise model.
+
+    Args:
+        scan: with a noise model.
+        data: its projections, where the work is done.
+    """
     noise = scan.noise
     assert noise is not None
     if isinstance(noise, PoissonNoise):

@@ -20,10 +20,14 @@ class Status(Enum):
     DISCREPANCY_REACHED = (
         "The residual has fallen to the noise level; further iterations would fit noise."
     )
+    SETTLED = (
+        "The images have passed the point where they change least, before noise is fitted; the "
+        "value is the image there."
+    )
     DIVERGED = (
         "The iteration diverged or produced NaN or infinite values; the value is the last valid "
-        "recorded one. Check the scaling of the data, a smaller step or relaxation, and whether "
-        "the operator's adjoint is its transpose."
+        "recorded one. Check the scaling of the data, a smaller step, learning rate or relaxation, "
+        "and whether the operator's adjoint is its transpose."
     )
     INTERRUPTED = (
         "Interrupted by the user; the value is the last complete iterate. Continue from the state."
@@ -37,7 +41,7 @@ class Status(Enum):
     @property
     def is_success(self) -> bool:
         """Whether the iteration ended because it had reached its aim."""
-        return self in (Status.CONVERGED, Status.DISCREPANCY_REACHED)
+        return self in (Status.CONVERGED, Status.DISCREPANCY_REACHED, Status.SETTLED)
 
 
 @dataclass(frozen=True)

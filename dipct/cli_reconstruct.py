@@ -1,0 +1,203 @@
+"""The subcommand `dipct reconstruct`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dipct.errors import ConfigurationError, ConvergenceError
+from dipct.terminal import check_output, number_or_word, print_run, reader_options, say
+
+
+class MethodChoice(StrEnum):
+    """Methods of `dipct reconstruct`."""
+
+    fbp = "fbp"
+    fdk = "fdk"
+    cgls = "cgls"
+    sirt = "sirt"
+    tv = "tv"
+    dip = "dip"
+
+
+class StoppingChoice(StrEnum):
+    """When `dipct reconstruct` stops before the last iteration."""
+
+    none = "none"
+    discrepancy = "discrepancy"
+    variance = "variance"
+
+
+class NetworkChoice(StrEnum):
+    """Networks of the Deep Image Prior."""
+
+    small = "small"
+    px128 = "128"
+    walnut = "walnut"
+
+
+class InputChoice(StrEnum):
+    """What the network is fed with."""
+
+    noise = "noise"
+    fbp = "fbp"
+    both = "both"
+
+
+class PrecisionChoice(StrEnum):
+    """Arithmetic of the network."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def reconstruct(
+    scan: Annotated[str, typer.Argument(help="A scan file or folder, or example:walnut.")],
+    out: Annotated[Path, typer.Option(help="Run file to write, .h5.")],
+    method: Annotated[MethodChoice | None, typer.Option(help="tv by default.")] = None,
+    views: Annotated[int | None, typer.Option(help="Use so many equispaced views.")] = None,
+    angular_range: Annotated[
+        float | None, typer.Option(help="Use the views within so many degrees of the first.")
+    ] = None,
+    bin: Annotated[int | None, typer.Option(help="Average so many detector cells.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Pixels along the longer side.")] = None,
+    tv_weight: Annotated[
+        str | None,
+        typer.Option(help="Weight of total variation: a number, auto or discrepancy."),
+    ] = None,
+    isotropic: Annotated[
+        bool | None, typer.Option(help="Isotropic or anisotropic total variation.")
+    ] = None,
+    nonnegative: Annotated[
+        bool | None, typer.Option(help="Constrain the image to be nonnegative.")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Stop at this relative gap or normal residual.")
+    ] = None,
+    stopping: Annotated[
+        StoppingChoice | None,
+        typer.Option(help="none, discrepancy (cgls, sirt, dip: at the noise level) or variance."),
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="Images in the moving variance (dip).")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Iterations beyond the least variance (dip).")
+    ] = None,
+    network: Annotated[
+        NetworkChoice | None, typer.Option(help="Network of dip; by default by the image size.")
+    ] = None,
+    input: Annotated[
+        InputChoice | None, typer.Option(help="What the network of dip is fed with.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="End of the network: identity or sigmoid (dip).")
+    ] = None,
+    upsampling: Annotated[
+        str | None, typer.Option(help="In the network: bilinear or nearest (dip).")
+    ] = None,
+    precision: Annotated[
+        PrecisionChoice | None, typer.Option(help="Arithmetic of the network (dip).")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam (dip).")] = None,
+    decay: Annotated[
+        bool | None, typer.Option(help="Let the learning rate fall to zero (dip).")
+    ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(help="ram-lak, shepp-logan, cosine, hamming or hann (fbp, fdk)."),
+    ] = None,
+    frequency_scaling: Annotated[
+        float | None, typer.Option(help="Cut-off of the filter, share of Nyquist.")
+    ] = None,
+    projector: Annotated[str | None, typer.Option(help="siddon or joseph.")] = None,
+    backend: Annotated[str | None, typer.Option(help="matrix, traced or astra.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of an example's object, noise; of dip.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Reference image to compare with.")] = None,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the scan's reader, e.g. axis_column=296; repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings; options here come first.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
+    ] = False,
+) -> None:
+    """Reconstruct a scan; writes a run file, its metrics as JSON and a figure."""
+    from dipct.configuration import ReconstructionConfiguration, read_configuration_file
+    from dipct.figures import run_figure, save_figure
+    from dipct.pipeline import open_scan
+    from dipct.pipeline import reconstruct as reconstruct_scan
+    from dipct.run import write_run
+
+    given = {
+        "method": _value(method),
+        "views": views,
+        "angular_range": angular_range,
+        "bin": bin,
+        "pixels": pixels,
+        "tv_weight": number_or_word(tv_weight),
+        "isotropic": isotropic,
+        "nonnegative": nonnegative,
+        "iterations": iterations,
+        "tolerance": tolerance,
+        "stopping": _value(stopping),
+        "window": window,
+        "patience": patience,
+        "network": _value(network),
+        "input": _value(input),
+        "output": output,
+        "upsampling": upsampling,
+        "precision": _value(precision),
+        "learning_rate": learning_rate,
+        "decay": decay,
+        "filter": filter,
+        "frequency_scaling": frequency_scaling,
+        "projector": projector,
+        "backend": backend,
+        "seed": seed,
+        "device": device,
+    }
+    settings = read_configuration_file(config) if config else {}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    configuration = ReconstructionConfiguration.from_values({"method": "tv", **settings})
+    if "seed" in settings and configuration.method != "dip" and not scan.startswith("example:"):
+        raise ConfigurationError(
+            f"The seed is that of an example's object and noise; nothing about {scan} is random "
+            "for this method. Leave it out."
+        )
+    figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
+    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
+        check_output(path, suffix, scan, truth, config)
+    if resume and not checkpoint.exists():
+        raise ConfigurationError(
+            f"There is no checkpoint {checkpoint} to resume from; start without --resume."
+        )
+    measured = open_scan(scan, configuration, reader_options(reader))
+    run = reconstruct_scan(
+        measured,
+        configuration,
+        truth=truth,
+        source=" ".join([scan, *(reader or [])]),
+        checkpoint=checkpoint,
+        resume=resume,
+        cache=True,
+        progress=True,
+    )
+    write_run(run, out)
+    checkpoint.unlink(missing_ok=True)
+    save_figure(run_figure(run), figure)
+    print_run(run)
+    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
+    if run.status == "DIVERGED":
+        raise ConvergenceError(f"The reconstruction diverged. {run.advice}")
+
+
+def _value(choice: StrEnum | None) -> str | None:
+    return None if choice is None else choice.value

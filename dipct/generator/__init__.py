@@ -1,0 +1,15 @@
+"""Image priors: operators from parameters to images."""
+
+from dipct.generator.base import Generator as Generator
+from dipct.generator.deep_decoder import DeepDecoder as DeepDecoder
+from dipct.generator.network import Network as Network
+from dipct.generator.network import NetworkGenerator as NetworkGenerator
+from dipct.generator.network import Precision as Precision
+from dipct.generator.network import has_bfloat16 as has_bfloat16
+from dipct.generator.parameters import Kind as Kind
+from dipct.generator.parameters import Parameter as Parameter
+from dipct.generator.parameters import ParameterLayout as ParameterLayout
+from dipct.generator.pixels import PixelImage as PixelImage
+from dipct.generator.presets import NETWORKS as NETWORKS
+from dipct.generator.presets import make_network as make_network
+from dipct.generator.unet import UNet as UNet

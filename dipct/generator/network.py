@@ -1,0 +1,206 @@
+"""The generator made of a network and its fixed input: the Deep Image Prior."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dipct.errors import ConfigurationError, DeviceUnavailableError, DtypeError, ShapeError
+from dipct.generator.base import Generator
+from dipct.generator.parameters import Kind, Parameter
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Network(ABC):
+    """An architecture: which parameters there are and what is computed with them.
+
+    It holds no parameters itself, so that one network serves any number of parameter vectors,
+    inputs, types and devices.
+
+    Attributes:
+        parameters: its parameters, in the order of the flat vector.
+        in_channels: channels of the input.
+        last_block: name of the block that makes the image.
+    """
+
+    parameters: tuple[Parameter, ...]
+    in_channels: int
+    last_block: str
+
+    @abstractmethod
+    def __call__(self, parameters: Mapping[str, Tensor], z: Tensor) -> Tensor:
+        """Apply the network.
+
+        Args:
+            parameters: tensors by name.
+            z: inputs, [N C *input].
+
+        Returns:
+            [N 1 H W].
+        """
+
+    @abstractmethod
+    def input_shape(self, image_shape: tuple[int, int]) -> tuple[int, int, int]:
+        """Shape [C *input] of the input that gives an image of a size.
+
+        Raises:
+            ShapeError: the network cannot make such an image.
+        """
+
+    def initial(self, seed: int) -> dict[str, Tensor]:
+        """Initial parameters by name: PyTorch's default for convolutions, from a seed.
+
+        Weights and biases of a convolution are uniform in ``±1 / sqrt(fan in)`` (He et al.,
+        ICCV 2015, with the gain PyTorch takes); normalisations begin as the identity.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        values: dict[str, Tensor] = {}
+        fan_in = 1
+        for parameter in self.parameters:
+            if parameter.kind is Kind.NORMALISATION:
+                is_weight = parameter.name.endswith("weight")
+                values[parameter.name] = torch.full(parameter.shape, float(is_weight))
+                continue
+            if parameter.kind is Kind.CONVOLUTION:
+                fan_in = parameter.size // parameter.shape[0]
+            draw = torch.rand(parameter.shape, generator=generator)
+            values[parameter.name] = (2 * draw - 1) / fan_in**0.5
+        return values
+
+
+class NetworkGenerator(Generator):
+    """A network with a fixed input: ``theta -> network(theta, z)`` (Ulyanov et al., CVPR 2018).
+
+    In bfloat16 the network but for its last block is computed in that type, channels last, from
+    parameters that stay in float32; the image is float32 again. That is for fitting: directional
+    derivatives are refused, since those of bfloat16 are off by several per cent.
+
+    Args:
+        network: the architecture.
+        z: input, [C *input], or one for each element of a batch, [*batch C *input].
+        image_shape: rows and columns of the image.
+        precision: floating-point type of the computation.
+
+    Raises:
+        ShapeError: an input that does not give such an image.
+        DtypeError: bfloat16 for an input that is not float32.
+        DeviceUnavailableError: bfloat16 on a device without instructions for it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        z: Tensor,
+        image_shape: tuple[int, int],
+        *,
+        precision: Precision = "float32",
+    ) -> None:
+        wanted = network.input_shape(image_shape)
+        if tuple(z.shape[-len(wanted) :]) != wanted:
+            raise ShapeError(
+                f"For images of {image_shape[0]} x {image_shape[1]} pixels this network needs an "
+                f"input [... {' '.join(map(str, wanted))}]; got {tuple(z.shape)}."
+            )
+        self.network, self.z, self.precision = network, z, precision
+        self._set_spaces(network.parameters, (1, *image_shape))
+        self._check_precision()
+
+    def _check_precision(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigurationError(
+                f"precision must be float32 or bfloat16; got {self.precision!r}."
+            )
+        if self.precision == "float32":
+            return
+        if self.z.dtype != torch.float32:
+            raise DtypeError(
+                f"bfloat16 is a way to compute with float32 parameters; the input is {self.z.dtype}"
+                ". Use precision float32 with it."
+            )
+        if not has_bfloat16(self.z.device):
+            raise DeviceUnavailableError(
+                f"The device {self.z.device} has no bfloat16 instructions: it would compute slower "
+                "and less exactly. Use precision float32."
+            )
+
+    def with_precision(self, precision: Precision) -> "NetworkGenerator":
+        """The same generator computed in another type."""
+        return NetworkGenerator(self.network, self.z, self.range_shape[1:], precision=precision)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "NetworkGenerator":
+        """See :meth:`dipct.operator.Operator.to`."""
+        moved = super().to(device, dtype)
+        moved._check_precision()
+        return moved
+
+    def initial(self, seed: int) -> Tensor:
+        """See :meth:`Generator.initial`."""
+        return self.layout.join(self.network.initial(seed))
+
+    def _apply(self, theta: Tensor) -> Tensor:
+        batch = tuple(theta.shape[:-1])
+        input_batch = tuple(self.z.shape[: self.z.ndim - len(self._input_shape)])
+        if input_batch and input_batch != batch:
+            raise ShapeError(
+                f"This generator has one input for each element of a batch {input_batch}; theta "
+                f"has batch axes {batch}."
+            )
+        if not batch:
+            return self._image(theta, self.z)
+        thetas = theta.reshape(-1, theta.shape[-1])
+        inputs = self.z.expand(*batch, *self._input_shape).reshape(-1, *self._input_shape)
+        # A loop: vmap over whole networks is not faster on either kind of device tried, and its
+        # convolutions with a filter for each element are not the same arithmetic.
+        images = [self._image(one, z) for one, z in zip(thetas, inputs, strict=True)]
+        return torch.stack(images).reshape(*batch, *self.range_shape)
+
+    @property
+    def _input_shape(self) -> tuple[int, ...]:
+        return self.network.input_shape(self.range_shape[1:])
+
+    def _image(self, theta: Tensor, z: Tensor) -> Tensor:
+        # Contiguous: torch has no forward derivative of a group norm in channels-last memory.
+        z = z[None].contiguous()
+        if self.precision == "float32":
+            return self.network(self.layout.split(theta), z)[0]
+        exact, reduced = self.layout.split(theta), self.layout.split(_Reduction.apply(theta))
+        last = [p.name for p in self.network.parameters if p.block == self.network.last_block]
+        mixed = reduced | {name: exact[name] for name in last}
+        z = z.to(torch.bfloat16, memory_format=torch.channels_last)
+        return self.network(mixed, z)[0].contiguous()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+class _Reduction(torch.autograd.Function):
+    """Rounds to bfloat16; has a gradient but no directional derivative."""
+
+    @staticmethod
+    def forward(theta: Tensor) -> Tensor:
+        return theta.to(torch.bfloat16)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.to(torch.float32)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        raise DtypeError(
+            "Directional derivatives of a network in bfloat16 are off by several per cent. Use "
+            'generator.with_precision("float32") for Jacobians.'
+        )

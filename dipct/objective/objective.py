@@ -1,0 +1,118 @@
+"""The objective: a sum of weighted terms of an image, with its breakdown."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dipct.errors import ConfigurationError
+from dipct.objective.fidelity import Fidelity
+from dipct.objective.total_variation import gradient_norm
+from dipct.operator.base import Operator
+from dipct.operator.gradient import Gradient
+
+
+class Term(ABC):
+    """A differentiable function of an image.
+
+    Attributes:
+        name: what it is called in histories.
+        size: number of measured values it sums over; 0 if it measures nothing.
+    """
+
+    name: str
+    size: int = 0
+
+    @abstractmethod
+    def value(self, image: Tensor) -> Tensor:
+        """The term, without its weight.
+
+        Args:
+            image: [... *image_shape].
+
+        Returns:
+            [...].
+        """
+
+
+class DataTerm(Term):
+    """Fidelity of an image's projections: ``fidelity.value(A(x))``.
+
+    Args:
+        operator: A, linear or not.
+        fidelity: with the measured values, of one object or of a batch.
+        name: in histories.
+    """
+
+    def __init__(self, operator: Operator, fidelity: Fidelity, name: str = "fidelity") -> None:
+        self.operator, self.fidelity, self.name = operator, fidelity, name
+        self.size = fidelity.size
+
+    def value(self, image: Tensor) -> Tensor:
+        """See :meth:`Term.value`."""
+        return self.fidelity.value(self.operator(image))
+
+
+class TotalVariation(Term):
+    """Total variation of an image or volume, see :func:`dipct.objective.gradient_norm`.
+
+    Args:
+        image_shape: [1 H W] or [1 Z H W].
+        isotropic: Euclidean length of the differences of each pixel instead of their sum.
+    """
+
+    name = "total_variation"
+
+    def __init__(self, image_shape: tuple[int, ...], *, isotropic: bool = False) -> None:
+        self._gradient = Gradient(image_shape)
+        self._ndim, self.isotropic = len(image_shape) - 1, isotropic
+
+    def value(self, image: Tensor) -> Tensor:
+        """See :meth:`Term.value`."""
+        differences = self._gradient(image)
+        return gradient_norm(differences, ndim=self._ndim, isotropic=self.isotropic)
+
+
+class Objective:
+    """``sum of weight * term(x)``: a negative log posterior, summed and never averaged.
+
+    Args:
+        terms: pairs of a weight, one number or one per batch element, and a term.
+
+    Raises:
+        ConfigurationError: no term, two of one name, or a negative or infinite weight.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float | Tensor, Term]]) -> None:
+        names = [term.name for _, term in terms]
+        if not terms or len(set(names)) != len(names):
+            raise ConfigurationError(f"An objective needs terms of different names; got {names}.")
+        for weight, term in terms:
+            values = torch.as_tensor(weight)
+            if not bool((torch.isfinite(values) & (values >= 0)).all()):
+                raise ConfigurationError(
+                    f"The weight of {term.name} must be zero or positive and finite; got {weight}."
+                )
+        self.terms = tuple(terms)
+
+    @property
+    def size(self) -> int:
+        """Number of measured values in all terms, at least 1."""
+        return max(sum(term.size for _, term in self.terms), 1)
+
+    def values(self, image: Tensor) -> dict[str, Tensor]:
+        """All terms by name, without their weights, [...] each."""
+        return {term.name: term.value(image) for _, term in self.terms}
+
+    def total(self, values: dict[str, Tensor]) -> Tensor:
+        """The objective from its terms' values, [...]."""
+        weighted = []
+        for weight, term in self.terms:
+            value = values[term.name]
+            weighted.append(torch.as_tensor(weight, dtype=value.dtype, device=value.device) * value)
+        return torch.stack(weighted).sum(0)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The objective of an image [... *image_shape], [...]."""
+        return self.total(self.values(image))

@@ -1,0 +1,202 @@
+"""The Deep Image Prior of a scan: its scale, its network and input, and the way back from a run."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dipct.configuration import ReconstructionConfiguration
+from dipct.errors import ConfigurationError, GeometryError
+from dipct.evaluation import psnr
+from dipct.generator import NetworkGenerator, UNet, has_bfloat16, make_network
+from dipct.measurement.scan import Scan
+from dipct.operator.base import LinearOperator
+from dipct.operator.filtered_backprojection import FilteredBackProjection
+from dipct.pipeline.total_variation import choose_tv_weight, fidelity_of, image_scale
+from dipct.run import Run
+from dipct.solver.deep_image_prior import deep_image_prior_fit, noise_input
+from dipct.solver.descent import GeneratorFit, Measure
+
+_LOG = logging.getLogger(__name__)
+# Largest longer side of the images that a network is the default for.
+_LARGEST_IMAGE = {"small": 32, "128": 256}
+# A sigmoid must reach values above the quantile that sets the scale.
+_SIGMOID_HEADROOM = 1.5
+
+
+def dip_problem(
+    scan: Scan,
+    configuration: ReconstructionConfiguration,
+    operator: LinearOperator,
+    choices: dict[str, Any],
+) -> tuple[GeneratorFit, float, dict[str, Any]]:
+    """Set up the Deep Image Prior for a scan.
+
+    The network makes an image of order one, so that weights and rates have no units.
+
+    Args:
+        scan: what was measured, with a noise model.
+        configuration: resolved settings of the method ``dip``.
+        operator: the ray transform.
+        choices: what an earlier call chose; empty to choose now.
+
+    Returns:
+        The fit, the scale that undoes that of the image, and what was chosen.
+
+    Raises:
+        GeometryError: a volume.
+        ConfigurationError: no filtered back-projection to feed the network with.
+        ShapeError: an image too small for the network.
+    """
+    if not scan.geometry.is_planar:
+        raise GeometryError(
+            "The method dip reconstructs images; this scan is of a volume. Use tv, or take a slice."
+        )
+    assert scan.noise is not None and configuration.iterations is not None
+    data = torch.from_numpy(scan.projections).to(operator.device)
+    choices = choices or _choose(scan, configuration, operator, data)
+    scale = choices["image_scale"]
+    scaled = scale * operator
+    network = _network(choices)
+    z = network_input(scan, choices["input"], configuration.seed, scale, data)
+    fit = deep_image_prior_fit(
+        scaled,
+        fidelity_of(scan, data),
+        network=network,
+        z=z,
+        tv_weight=choices["tv_weight"],
+        isotropic=bool(configuration.isotropic),
+        iterations=configuration.iterations,
+        learning_rate=_given(configuration.learning_rate),
+        decay=bool(configuration.decay),
+        stopping=_given(configuration.stopping),
+        **_variance_settings(configuration),
+        precision=choices["precision"],
+        seed=configuration.seed,
+        measure=_measure(scan, scale),
+    )
+    return fit, scale, choices
+
+
+def generator_of(run: Run) -> tuple[NetworkGenerator, Tensor, float]:
+    """The generator of a run of a network method.
+
+    Args:
+        run: as from :func:`dipct.reconstruct` or :func:`dipct.read_run`.
+
+    Returns:
+        The generator in float32 on the CPU, its parameters theta [P], and the scale c: the
+        run's image is ``c * generator(theta)``, up to the rounding of its precision.
+
+    Raises:
+        ConfigurationError: a run of another method.
+    """
+    if "theta" not in run.generator:
+        raise ConfigurationError(
+            f"The method {run.method} has no generator; reconstruct the scan with dip."
+        )
+    settings = dict(run.configuration)
+    z = torch.from_numpy(np.array(run.generator["input"]))
+    generator = NetworkGenerator(_network(settings), z, run.scan.grid.shape)
+    return generator, torch.from_numpy(np.array(run.generator["theta"])), settings["image_scale"]
+
+
+def network_input(scan: Scan, kind: str, seed: int, scale: float, data: Tensor) -> Tensor:
+    """What a network is fed with for a scan.
+
+    Args:
+        scan: what was measured.
+        kind: noise, fbp, or both as two channels.
+        seed: of the noise.
+        scale: of the image; the filtered back-projection is divided by it.
+        data: the scan's projections, where the work is done.
+
+    Returns:
+        [C H W], the image of order one.
+
+    Raises:
+        ConfigurationError: no filtered back-projection for this geometry.
+    """
+    noise = noise_input((1, *scan.grid.shape), seed).to(data)
+    if kind == "noise":
+        return noise
+    try:
+        image = FilteredBackProjection(scan.geometry, scan.grid)(data) / scale
+    except GeometryError as error:
+        raise ConfigurationError(
+            f"There is no filtered back-projection to feed the network with: {error} "
+            "Use input noise."
+        ) from error
+    return image if kind == "fbp" else torch.cat([noise, image])
+
+
+def _choose(
+    scan: Scan,
+    configuration: ReconstructionConfiguration,
+    operator: LinearOperator,
+    data: Tensor,
+) -> dict[str, Any]:
+    side = max(scan.grid.shape)
+    fitting = [name for name, largest in _LARGEST_IMAGE.items() if side <= largest]
+    network = configuration.network or (fitting[0] if fitting else "walnut")
+    output = configuration.output or make_network(network).output
+    scale = image_scale(operator, data) * (_SIGMOID_HEADROOM if output == "sigmoid" else 1.0)
+    assert scan.noise is not None
+    scaled = scale * operator
+    assert isinstance(scaled, LinearOperator)
+    weight, _ = choose_tv_weight(scaled, fidelity_of(scan, data), configuration, nonnegative=True)
+    return {
+        "network": network,
+        "output": output,
+        "upsampling": configuration.upsampling,
+        "input": configuration.input,
+        "precision": _precision(configuration, data.device),
+        "image_scale": scale,
+        **weight,
+        "data_term": scan.noise.kind,
+    }
+
+
+def _precision(configuration: ReconstructionConfiguration, device: torch.device) -> str:
+    wanted = _given(configuration.precision)
+    if wanted != "auto":
+        return str(wanted)
+    reduced = has_bfloat16(device)
+    if not reduced:
+        _LOG.info("The %s has no bfloat16: the network is computed in float32.", device)
+    return "bfloat16" if reduced else "float32"
+
+
+def _network(choices: dict[str, Any]) -> UNet:
+    return make_network(
+        choices["network"],
+        in_channels=2 if choices["input"] == "both" else 1,
+        output=choices["output"],
+        upsampling=choices["upsampling"],
+    )
+
+
+def _measure(scan: Scan, scale: float) -> Measure | None:
+    if scan.truth is None or np.ptp(scan.truth) == 0:
+        return None
+    truth = scan.truth
+
+    def measure(image: Tensor) -> dict[str, Tensor]:
+        value = psnr(scale * image[0].cpu().numpy(), truth)
+        return {"psnr_db": torch.tensor(value, dtype=torch.float64)}
+
+    return measure
+
+
+def _variance_settings(configuration: ReconstructionConfiguration) -> dict[str, int]:
+    if configuration.stopping != "variance":
+        return {}
+    return {"window": _given(configuration.window), "patience": _given(configuration.patience)}
+
+
+def _given(value: Any) -> Any:
+    """A setting that resolution has filled in."""
+    assert value is not None
+    return value

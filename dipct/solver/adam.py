@@ -1,0 +1,112 @@
+"""Adam with a schedule and clipping, as a pure function of its state."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dipct.errors import ConfigurationError
+
+Schedule = Callable[[int], float]
+"""From the number of completed steps to a factor of the learning rate."""
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Learning rate that rises linearly over the first steps, then stays.
+
+    Attributes:
+        steps: after so many it is full.
+    """
+
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """The factor before a step."""
+        return min(1.0, (step + 1) / max(self.steps, 1))
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Linear warm-up, then half a cosine down to zero (Loshchilov & Hutter, ICLR 2017).
+
+    Attributes:
+        total: the step at which it is zero.
+        warm_up: steps of the rise.
+    """
+
+    total: int
+    warm_up: int = 0
+
+    def __call__(self, step: int) -> float:
+        """The factor before a step."""
+        share = (step - self.warm_up) / max(self.total - self.warm_up, 1)
+        decay = (1 + math.cos(math.pi * min(max(share, 0.0), 1.0))) / 2
+        return WarmUp(self.warm_up)(step) * decay
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba, ICLR 2015) for flat vectors, each element of a batch by itself.
+
+    Attributes:
+        learning_rate: one number, or one per parameter [P]; zero freezes a parameter.
+        schedule: factor of the learning rate; default: always 1.
+        clip: gradients longer than this are shortened to it; default: never.
+        betas: decay of the averages of the gradient and of its square.
+        epsilon: keeps the division finite.
+    """
+
+    learning_rate: float | Tensor = 1e-3
+    schedule: Schedule | None = None
+    clip: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        rate = torch.as_tensor(self.learning_rate)
+        if not bool((torch.isfinite(rate) & (rate >= 0)).all()) or not bool((rate > 0).any()):
+            raise ConfigurationError(
+                f"learning_rate must be positive and finite; got {self.learning_rate}."
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigurationError(f"clip must be positive; got {self.clip}.")
+        if not all(0 <= beta < 1 for beta in self.betas) or not self.epsilon > 0:
+            raise ConfigurationError(
+                f"betas must lie in [0, 1) and epsilon be positive; got {self.betas} and "
+                f"{self.epsilon}."
+            )
+
+    def start(self, theta: Tensor) -> dict[str, Tensor]:
+        """The averages before the first step."""
+        return {"gradient_mean": torch.zeros_like(theta), "square_mean": torch.zeros_like(theta)}
+
+    def step(
+        self, theta: Tensor, averages: dict[str, Tensor], gradient: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step.
+
+        Args:
+            theta: [... P].
+            averages: as from :meth:`start`; not changed.
+            gradient: [... P].
+            step: completed steps.
+
+        Returns:
+            New parameters and averages.
+        """
+        if self.clip is not None:
+            length = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+            gradient = gradient * (self.clip / length.clamp(min=self.clip))
+        first, second = self.betas
+        mean = torch.lerp(gradient, averages["gradient_mean"], first)
+        square = torch.lerp(gradient.square(), averages["square_mean"], second)
+        rate = torch.as_tensor(self.learning_rate).to(theta)
+        if self.schedule is not None:
+            rate = rate * self.schedule(step)
+        scale = math.sqrt(1 - second ** (step + 1))
+        denominator = square.sqrt().div_(scale).add_(self.epsilon)
+        change = mean.div(denominator).mul_(rate / (1 - first ** (step + 1)))
+        return theta - change, {"gradient_mean": mean, "square_mean": square}
