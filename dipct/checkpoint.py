@@ -100,8 +100,8 @@ def read_checkpoint(
         if get_attribute(file, "problem") != problem:
             raise ConfigurationError(
                 f"{path} belongs to other data or settings. Resume with the same scan and options "
-                "as the stopped run (only the number of iterations may differ), or start anew "
-                "without --resume."
+                "as the stopped run (only the number of iterations may differ, unless a learning "
+                "rate decays over them), or start anew without --resume."
             )
 
         def tensors(name: str) -> dict[str, torch.Tensor]:

@@ -50,7 +50,7 @@ def feed(rule, sequence):
         given = {**tensors, **{k: v for k, v in vars(iterate).items() if k != "step"}}
         kept = {name: value.clone() for name, value in given.items()}
         following = rule.update(tensors, iterate)
-        assert all(torch.equal(given[name], kept[name]) for name in given)
+        assert all(np.array_equal(given[name], kept[name], equal_nan=True) for name in given)
         assert {k: (v.shape, v.dtype) for k, v in following.items()} == {
             k: (v.shape, v.dtype) for k, v in tensors.items()
         }
@@ -150,7 +150,7 @@ def test_first_at_noise_level(target):
         first = expected[-1]
         assert max(float(i.discrepancy) for i in sequence[first:]) > target
         assert stop(FirstAtNoiseLevel(target), sequence) == (first + 1, Status.DISCREPANCY_REACHED)
-        assert naive_first(sequence, 0.8 * target) != expected
+        assert naive_first(sequence, target / 3) != expected
 
 
 def test_noise_level_counts_equality_and_not_nan():
@@ -233,9 +233,10 @@ RULES = [
 ]
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-def test_elements_of_a_batch_are_separate(rule):
-    sequence = iterates(batch=(4,), seed=2)
+def test_elements_of_a_batch_are_separate(rule, seed):
+    sequence = iterates(batch=(4,), seed=seed)
     together = feed(rule, sequence)
     last_of_all, ends = [], []
     for k in range(4):

@@ -96,13 +96,14 @@ class LinearPixelImage(PixelImage, LinearOperator):
     """The parameters in the shape of the image."""
 
     def _apply(self, theta: Tensor) -> Tensor:
-        return self._reshaped(theta)
+        # A copy: an image that shares memory with the parameters would change with them.
+        return self._reshaped(theta).clone()
 
     def _apply_adjoint(self, y: Tensor) -> Tensor:
-        return y.flatten(-len(self.range_shape))
+        return y.clone().flatten(-len(self.range_shape))
 
     def _inverse(self, image: Tensor) -> Tensor:
-        return image
+        return image.clone()
 
 
 class SigmoidPixelImage(PixelImage):

@@ -9,7 +9,7 @@ from torch import Tensor
 from dipct.errors import ConfigurationError
 from dipct.objective.fidelity import Fidelity
 from dipct.objective.total_variation import gradient_norm
-from dipct.operator.base import Operator
+from dipct.operator.base import Operator, check_same_shape
 from dipct.operator.gradient import Gradient
 
 
@@ -46,6 +46,9 @@ class DataTerm(Term):
     """
 
     def __init__(self, operator: Operator, fidelity: Fidelity, name: str = "fidelity") -> None:
+        check_same_shape(
+            operator.range_shape, fidelity.range_shape, "The fidelity does not fit the operator"
+        )
         self.operator, self.fidelity, self.name = operator, fidelity, name
         self.size = fidelity.size
 
@@ -111,7 +114,7 @@ class Objective:
         for weight, term in self.terms:
             value = values[term.name]
             weighted.append(torch.as_tensor(weight, dtype=value.dtype, device=value.device) * value)
-        return torch.stack(weighted).sum(0)
+        return torch.stack(torch.broadcast_tensors(*weighted)).sum(0)
 
     def __call__(self, image: Tensor) -> Tensor:
         """The objective of an image [... *image_shape], [...]."""

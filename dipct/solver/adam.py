@@ -47,7 +47,7 @@ class CosineDecay:
         return WarmUp(self.warm_up)(step) * decay
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adam:
     """Adam (Kingma & Ba, ICLR 2015) for flat vectors, each element of a batch by itself.
 
@@ -97,13 +97,15 @@ class Adam:
         Returns:
             New parameters and averages.
         """
+        rate = torch.as_tensor(self.learning_rate, dtype=theta.dtype, device=theta.device)
         if self.clip is not None:
+            # The gradient of frozen parameters must not shorten that of the others.
+            gradient = torch.where(rate > 0, gradient, 0.0)
             length = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
             gradient = gradient * (self.clip / length.clamp(min=self.clip))
         first, second = self.betas
         mean = torch.lerp(gradient, averages["gradient_mean"], first)
         square = torch.lerp(gradient.square(), averages["square_mean"], second)
-        rate = torch.as_tensor(self.learning_rate).to(theta)
         if self.schedule is not None:
             rate = rate * self.schedule(step)
         scale = math.sqrt(1 - second ** (step + 1))

@@ -128,8 +128,12 @@ def deep_image_prior_fit(
         raise ConfigurationError(
             f"warm_up must be zero or more and iterations one or more; got {warm_up}, {iterations}."
         )
+    if seed < 0:
+        raise ConfigurationError(f"seed must be zero or more; got {seed}.")
     projections = fidelity.projections
     batch = tuple(projections.shape[: projections.ndim - len(operator.range_shape)])
+    if 0 in batch:
+        raise ShapeError(f"The batch of data {tuple(projections.shape)} is empty.")
     seeds = [seed + i for i in range(int(torch.Size(batch).numel()))]
     network = make_network(network) if isinstance(network, str) else network
     if z is None:

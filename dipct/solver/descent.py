@@ -1,11 +1,12 @@
 """Fit a generator: minimise an objective of its image over its parameters."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from dipct.errors import ConfigurationError
+from dipct.errors import ConfigurationError, ShapeError
 from dipct.generator.base import Generator
 from dipct.objective.objective import DataTerm, Objective
 from dipct.shapes import check_shape
@@ -55,13 +56,16 @@ class GeneratorFit(Method):
         measure: Measure | None = None,
     ) -> None:
         check_shape(initial, "... P", name="The initial parameters", P=generator.n_parameters)
-        if loss_scale is not None and not loss_scale > 0:
-            raise ConfigurationError(f"loss_scale must be positive; got {loss_scale}.")
+        if loss_scale is not None and not 0 < loss_scale < math.inf:
+            raise ConfigurationError(f"loss_scale must be positive and finite; got {loss_scale}.")
         self.generator, self.objective = generator, objective
         self._initial = initial.detach()
         self._optimiser, self._selection = optimiser or Adam(), selection or LowestObjective()
         self._loss_scale = 1 / objective.size if loss_scale is None else loss_scale
         self._measure = measure
+        rate = torch.as_tensor(self._optimiser.learning_rate)
+        if rate.ndim > 0:
+            check_shape(rate, "P", name="The learning rate", P=generator.n_parameters)
         data_terms = [term for _, term in objective.terms if isinstance(term, DataTerm)]
         self._data_term = data_terms[0] if data_terms else None
 
@@ -70,6 +74,12 @@ class GeneratorFit(Method):
         theta = self._initial
         with torch.no_grad():
             first = self._iterate(0, theta, *self._evaluate(theta))
+        if first.objective.shape != theta.shape[:-1]:
+            raise ShapeError(
+                f"The objective has the batch axes {tuple(first.objective.shape)}, the initial "
+                f"parameters have {tuple(theta.shape[:-1])}; every element of a batch needs "
+                "parameters of its own."
+            )
         return {
             "theta": theta,
             "step": torch.tensor(0),
@@ -109,7 +119,12 @@ class GeneratorFit(Method):
             if self._data_term is not None:
                 figures["discrepancy"] = iterate.discrepancy
             measured = {} if self._measure is None else self._measure(image)
-            return {**figures, **self._selection.figures(tensors, step), **measured}
+            figures |= self._selection.figures(tensors, step)
+        self.observed = tuple(measured)
+        taken = sorted(measured.keys() & {"iteration", *figures})
+        if taken:
+            raise ConfigurationError(f"measure must not return figures named {', '.join(taken)}.")
+        return {**figures, **measured}
 
     def outcome(self, figures: dict[str, Tensor]) -> Status | None:
         """See :meth:`Method.outcome`."""

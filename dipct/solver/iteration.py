@@ -1,7 +1,7 @@
 """The one loop of all iterative methods: state in, state out, no input or output inside."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,13 @@ class Method(ABC):
     A method holds its problem and settings only; everything that changes is in the tensors, so
     that a run can be saved and continued exactly. A method with random steps keeps the state of
     its generator there, one whose best iterate is not its last keeps the best there.
+
+    Attributes:
+        observed: names of figures that only observe, and may be infinite: those of a method
+            itself must be finite, or the iteration has diverged.
     """
+
+    observed: Collection[str] = ()
 
     @abstractmethod
     def start(self) -> dict[str, Tensor]:
@@ -64,7 +70,8 @@ def iterate(
     and the history of a run that was never stopped.
 
     A keyboard interrupt ends the loop with status ``INTERRUPTED`` and the last complete state.
-    Figures that are not finite end it with ``DIVERGED`` and the last valid recorded state.
+    Figures of its own that are not finite end it with ``DIVERGED`` and the last valid recorded
+    state.
 
     Args:
         method: the method.
@@ -96,7 +103,7 @@ def iterate(
         while True:
             if state.is_recorded:
                 figures = state.figures()
-                if not _all_finite(figures):
+                if not _all_finite(figures, method):
                     status, state = Status.DIVERGED, valid
                     break
                 valid = state
@@ -108,7 +115,7 @@ def iterate(
                 status = Status.MAX_ITERATIONS
                 break
             state = _advance(method, state, every)
-            if state.is_recorded and _all_finite(state.figures()):
+            if state.is_recorded and _all_finite(state.figures(), method):
                 for callback in callbacks:
                     callback(state)
     except KeyboardInterrupt:
@@ -146,15 +153,16 @@ def _solution(
         # Only the solution's history gets the last figures: the state's own must stay that of
         # an uninterrupted run.
         shown = state.recorded(method.figures(state.tensors))
-    if not _all_finite(shown.figures()):
+    if not _all_finite(shown.figures(), method):
         shown = state = valid
         status = Status.DIVERGED
     value = method.estimate(state.tensors)
     return Solution(value, status, state.iteration, shown.history, state)
 
 
-def _all_finite(figures: dict[str, Tensor]) -> bool:
-    return all(bool(torch.isfinite(value).all()) for value in figures.values())
+def _all_finite(figures: dict[str, Tensor], method: Method) -> bool:
+    own = [value for name, value in figures.items() if name not in method.observed]
+    return all(bool(torch.isfinite(value).all()) for value in own)
 
 
 def _check_same_tensors(given: dict[str, Tensor], start: dict[str, Tensor]) -> None:

@@ -111,7 +111,8 @@ class FirstAtNoiseLevel(Selection):
     def update(self, tensors: dict[str, Tensor], iterate: Iterate) -> dict[str, Tensor]:
         """See :meth:`Selection.update`."""
         open_ = tensors["reached"] == 0
-        reached = torch.where(open_ & (iterate.discrepancy > self.target), 0.0, 1.0)
+        # Not `> target`: a residual that is NaN reaches nothing.
+        reached = torch.where(open_ & ~(iterate.discrepancy <= self.target), 0.0, 1.0)
         return _choose(tensors, open_, iterate) | {"reached": reached.to(tensors["reached"])}
 
     def figures(self, tensors: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -174,7 +175,10 @@ class LeastMovingVariance(Selection):
             return unchanged | _choose(tensors, always, iterate) | {"window": window}
         batch_ndim = iterate.objective.ndim
         spread = window.var(dim=0, correction=0).flatten(batch_ndim).sum(-1)
-        better = spread < tensors["least_variance"]
+        # Beyond its patience an element is done, also where others, or the next record, are
+        # waited for: later minima are those of a learning rate that has fallen.
+        waiting = iterate.step - tensors["chosen_step"] <= self.patience
+        better = waiting & (spread < tensors["least_variance"])
         least = torch.where(better, spread, tensors["least_variance"])
         kept = {"window": window, "moving_variance": spread, "least_variance": least}
         return _choose(tensors, better, iterate) | kept
