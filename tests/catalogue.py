@@ -12,6 +12,7 @@ from odl.applications import tomo
 from scalar_tracing import scalar_matrix, scalar_slice_matrix
 from scipy import sparse
 
+from dipct.generator import DeepDecoder, NetworkGenerator, PixelImage, UNet
 from dipct.measurement import (
     ConeGeometry,
     ConeSliceGeometry,
@@ -390,7 +391,71 @@ def _dense_gradient(*shape):
     return lambda: difference_matrix(shape)
 
 
-ENTRIES = {entry.name: entry for entry in (*_rays(), *_algebra(), *_others())}
+class Around(Operator):
+    """A generator near its initial parameters: ``(G(theta_0 + s x)) / s``.
+
+    Networks of ReLUs have kinks, and no remainder is of second order across one. With a small s
+    the steps of the checks, taken along normal numbers, rarely meet any; the derivative stays
+    that of the generator.
+    """
+
+    def __init__(self, network, image_shape, dtype, scale=5e-4):
+        self.generator, self.scale = network_generator(network, image_shape, dtype), scale
+        self.start = self.generator.initial(1).to(dtype)
+        self.domain_shape = self.generator.domain_shape
+        self.range_shape = self.generator.range_shape
+
+    def _apply(self, x):
+        return self.generator(self.start + self.scale * x) / self.scale
+
+
+def network_generator(network, image_shape, dtype=F64, seed=0):
+    """A network with an input of normal numbers."""
+    shape = network.input_shape(image_shape)
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return NetworkGenerator(network, z.to(dtype), image_shape)
+
+
+_NETWORKS = {
+    "U-Net, sigmoid": (UNet((2, 2), (0, 0), normalisation=False, output="sigmoid"), (4, 5)),
+    "U-Net, normalisation, skips, odd": (UNet((4, 8, 4), (0, 4, 4)), (9, 11)),
+    "U-Net, nearest": (UNet((4, 4), (0, 1), upsampling="nearest"), (5, 6)),
+    "U-Net, two input channels": (UNet((4, 4), (0, 2), in_channels=2), (6, 5)),
+    "deep decoder": (DeepDecoder(3, 3, image_shape=(7, 10)), (7, 10)),
+}
+
+
+def _generators():
+    # In float32 a step is either large enough to cross kinks or lost in rounding.
+    for name, (network, shape) in _NETWORKS.items():
+        yield Entry(name, lambda t, n=network, s=shape: Around(n, s, t), (F64,))
+    fan_network = UNet((4, 4), (0, 1))
+    yield Entry(
+        "ray transform of a U-Net",
+        lambda t: ray("fan", dtype=t) @ Around(fan_network, IMAGE.shape, t),
+        (F64,),
+    )
+    for shape in ((1, 4, 5), (1, 2, 3, 4)):
+        size = "x".join(map(str, shape[1:]))
+        yield Entry(
+            f"pixel image {size}",
+            lambda _, s=shape: PixelImage(s),
+            _FLOAT64,
+            lambda s=shape: np.eye(int(np.prod(s))),
+        )
+        yield Entry(
+            f"sigmoid pixel image {size}",
+            lambda _, s=shape: PixelImage(s, output="sigmoid"),
+            _FLOAT64,
+        )
+    yield Entry(
+        "matrix after a pixel image",
+        lambda t: matrix(DENSE, t) @ PixelImage((1, 3, 4)),
+        dense=lambda: DENSE,
+    )
+
+
+ENTRIES = {e.name: e for e in (*_rays(), *_algebra(), *_others(), *_generators())}
 
 
 @cache

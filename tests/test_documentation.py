@@ -129,7 +129,13 @@ def test_the_readme_is_short():
 def test_the_first_command_reconstructs_the_example():
     first = shell_blocks(ROOT / "README.md")[0]
     assert len(first.splitlines()) == 1
-    for part in ("venv", "pip install", "dipct reconstruct example:walnut", "--method dip", "--out"):
+    for part in (
+        "venv",
+        "pip install",
+        "dipct reconstruct example:walnut",
+        "--method dip",
+        "--out",
+    ):
         assert part in first
 
 

@@ -86,7 +86,7 @@ class NetworkGenerator(Generator):
 
     Raises:
         ShapeError: an input that does not give such an image.
-        DtypeError: bfloat16 for an input that is not float32.
+        DtypeError: an input that is no tensor, or bfloat16 for one that is not float32.
         DeviceUnavailableError: bfloat16 on a device without instructions for it.
     """
 
@@ -99,6 +99,8 @@ class NetworkGenerator(Generator):
         precision: Precision = "float32",
     ) -> None:
         wanted = network.input_shape(image_shape)
+        if not isinstance(z, Tensor):
+            raise DtypeError(f"The input must be a torch tensor; got {type(z).__name__}.")
         if tuple(z.shape[-len(wanted) :]) != wanted:
             raise ShapeError(
                 f"For images of {image_shape[0]} x {image_shape[1]} pixels this network needs an "
@@ -152,6 +154,8 @@ class NetworkGenerator(Generator):
             )
         if not batch:
             return self._image(theta, self.z)
+        if 0 in batch:
+            return theta.new_zeros((*batch, *self.range_shape))
         thetas = theta.reshape(-1, theta.shape[-1])
         inputs = self.z.expand(*batch, *self._input_shape).reshape(-1, *self._input_shape)
         # A loop: vmap over whole networks is not faster on either kind of device tried, and its
@@ -183,6 +187,12 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+_NO_DERIVATIVES = (
+    "Directional derivatives of a network in bfloat16 are off by several per cent. Use "
+    'generator.with_precision("float32") for Jacobians and under vmap.'
+)
+
+
 class _Reduction(torch.autograd.Function):
     """Rounds to bfloat16; has a gradient but no directional derivative."""
 
@@ -200,7 +210,8 @@ class _Reduction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        raise DtypeError(
-            "Directional derivatives of a network in bfloat16 are off by several per cent. Use "
-            'generator.with_precision("float32") for Jacobians.'
-        )
+        raise DtypeError(_NO_DERIVATIVES)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], theta: Tensor) -> tuple[Tensor, int]:
+        raise DtypeError(_NO_DERIVATIVES)

@@ -92,6 +92,13 @@ class UNet(Network):
     def input_shape(self, image_shape: tuple[int, int]) -> tuple[int, int, int]:
         """See :meth:`Network.input_shape`: the size of the image."""
         smallest = 2 ** (self.scales - 1)
+        # On a single coarsest pixel a group of one channel has nothing to be normalised by.
+        if (
+            self.normalisation
+            and self.channels[-1] == _DOWN_GROUPS
+            and max(image_shape) <= smallest
+        ):
+            smallest += 1
         if min(image_shape) < smallest:
             raise ShapeError(
                 f"A U-Net of {self.scales} scales needs images of at least {smallest} x {smallest} "

@@ -72,7 +72,7 @@ def deep_image_prior_fit(
     tv_weight: float | Tensor = 0.0,
     isotropic: bool = False,
     iterations: int = 2000,
-    learning_rate: float | Tensor = 3e-3,
+    learning_rate: float | Tensor = 1e-3,
     warm_up: int = 100,
     decay: bool = True,
     loss_scale: float | None = None,

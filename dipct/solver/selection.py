@@ -82,7 +82,7 @@ class LowestObjective(Selection):
 
 
 class LastIterate(Selection):
-    """The last iterate, whatever it is."""
+    """The iterate before the last step, whatever it is."""
 
     def update(self, tensors: dict[str, Tensor], iterate: Iterate) -> dict[str, Tensor]:
         """See :meth:`Selection.update`."""
