@@ -47,7 +47,7 @@ CASES = {
 RULES = {
     "lowest objective": LowestObjective(),
     "discrepancy": FirstAtNoiseLevel(),
-    "moving variance": LeastMovingVariance(window=100, patience=1000),
+    "moving variance": LeastMovingVariance(window=100, patience=1000, warm_up=100),
 }
 
 

@@ -105,7 +105,7 @@ def deep_image_prior_fit(
         stopping: ``none`` keeps the iterate with the lowest objective; ``variance`` that of
             least moving variance and ``discrepancy`` the first at the noise level, and both
             stop there. Or a rule of your own.
-        window: images in the moving variance.
+        window: images in the moving variance, which begins after the warm-up.
         patience: steps after the least moving variance before stopping.
         precision: of the network's arithmetic; ``auto`` is bfloat16 where the device has it.
         seed: of the first parameters and of the input; the elements of a batch take this and
@@ -157,19 +157,21 @@ def deep_image_prior_fit(
         Objective(terms),
         initial.to(projections),
         optimiser=Adam(learning_rate, schedule=schedule, clip=_CLIP),
-        selection=_selection(stopping, window, patience),
+        selection=_selection(stopping, window, patience, warm_up),
         loss_scale=loss_scale,
         measure=measure,
     )
 
 
-def _selection(stopping: Stopping | Selection, window: int, patience: int) -> Selection:
+def _selection(
+    stopping: Stopping | Selection, window: int, patience: int, warm_up: int
+) -> Selection:
     if isinstance(stopping, Selection):
         return stopping
     if stopping == "none":
         return LowestObjective()
     if stopping == "variance":
-        return LeastMovingVariance(window, patience)
+        return LeastMovingVariance(window, patience, warm_up)
     if stopping == "discrepancy":
         return FirstAtNoiseLevel()
     raise ConfigurationError(f"stopping must be none, variance or discrepancy; got {stopping!r}.")
