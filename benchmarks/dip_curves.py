@@ -99,7 +99,7 @@ def run_case(name: str) -> dict:
         measure=lambda image: {"psnr_db": torch.tensor(quality(image))},
     )
     checkpoint = RUNS / f"{name}.checkpoint"
-    problem = f"dip_curves {name} {STEPS}"
+    problem = f"dip_curves {name} {STEPS} {weight}"
     state = None
     if checkpoint.exists():
         state, _ = read_checkpoint(checkpoint, problem, torch.device("cpu"))
@@ -140,11 +140,15 @@ def write_pages() -> None:
     rows = []
     for name, result in stored.items():
         values = np.array(result["history"]["psnr_db"])
-        peak = int(values.argmax())
-        row = [name, f"{values[peak]:.2f} at {result['history']['iteration'][peak]}"]
+        steps = np.array(result["history"]["iteration"])
+        candidates = [*zip(values, steps, strict=True)]
+        candidates += [(c["psnr_db"], c["step"]) for c in result["chosen"].values()]
+        highest, step = max(candidates)
+        row = [name, f"{highest:.2f} at {step}"]
         for rule in RULES:
             chosen = result["chosen"][rule]
-            row.append(f"{chosen['psnr_db']:.2f} at {chosen['step']}")
+            below = highest - chosen["psnr_db"]
+            row.append(f"{chosen['psnr_db']:.2f} at {chosen['step']} ({below:.2f} below)")
         rows.append([*row, f"{values[-1]:.2f}"])
     header = ["run", "highest", *RULES, "last"]
     replace_section(page, "curves-table", table(header, rows))

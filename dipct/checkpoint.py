@@ -2,7 +2,8 @@
 
 Layout (HDF5), version 1: attributes ``format`` = "dipct-checkpoint", ``version``, ``iteration``,
 ``problem`` (digest of data and settings), ``choices`` (JSON: what was worked out before the
-iteration); groups ``tensors`` and ``history`` with one dataset per name.
+iteration), ``elapsed`` (seconds of work so far); groups ``tensors`` and ``history`` with one
+dataset per name.
 """
 
 import json
@@ -39,12 +40,15 @@ class CheckpointWriter:
         problem: digest of everything that must be the same for going on.
         choices: what was worked out before the iteration and should not be again.
         seconds: least time between two checkpoints.
+        elapsed: seconds of work before this leg; those of this leg are added in the file.
     """
 
     path: Path
     problem: str
     choices: Mapping[str, Any]
     seconds: float = 60.0
+    elapsed: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
     _last: float = field(default_factory=time.monotonic)
 
     def __call__(self, state: IterationState) -> None:
@@ -66,6 +70,7 @@ class CheckpointWriter:
             file.attrs["iteration"] = state.iteration
             file.attrs["problem"] = self.problem
             file.attrs["choices"] = json.dumps(dict(self.choices))
+            file.attrs["elapsed"] = self.elapsed + time.monotonic() - self._began
             for name, tensors in (("tensors", state.tensors), ("history", state.history)):
                 group = file.create_group(name)
                 for key, tensor in tensors.items():
@@ -73,6 +78,12 @@ class CheckpointWriter:
 
         write_whole(self.path, fill)
         self._last = time.monotonic()
+
+
+def elapsed_of(path: Path) -> float:
+    """Seconds of work that led to a checkpoint."""
+    with open_hdf5(path, "a checkpoint of a stopped run") as file:
+        return float(file.attrs.get("elapsed", 0.0))
 
 
 def read_checkpoint(

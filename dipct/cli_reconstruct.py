@@ -9,6 +9,8 @@ import typer
 from dipct.errors import ConfigurationError, ConvergenceError
 from dipct.terminal import check_output, number_or_word, print_run, reader_options, say
 
+DIP = "The Deep Image Prior (method dip)"
+
 
 class MethodChoice(StrEnum):
     """Methods of `dipct reconstruct`."""
@@ -81,28 +83,68 @@ def reconstruct(
         StoppingChoice | None,
         typer.Option(help="none, discrepancy (cgls, sirt, dip: at the noise level) or variance."),
     ] = None,
-    window: Annotated[int | None, typer.Option(help="Images in the moving variance (dip).")] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Images in the moving variance.",
+            rich_help_panel=DIP,
+        ),
+    ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Iterations beyond the least variance (dip).")
+        int | None,
+        typer.Option(
+            help="Iterations beyond the least variance.",
+            rich_help_panel=DIP,
+        ),
     ] = None,
     network: Annotated[
-        NetworkChoice | None, typer.Option(help="Network of dip; by default by the image size.")
+        NetworkChoice | None,
+        typer.Option(
+            help="By default by the size of the image.",
+            rich_help_panel=DIP,
+        ),
     ] = None,
     input: Annotated[
-        InputChoice | None, typer.Option(help="What the network of dip is fed with.")
+        InputChoice | None,
+        typer.Option(
+            help="What the network is fed with, fbp by default.",
+            rich_help_panel=DIP,
+        ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="End of the network: identity or sigmoid (dip).")
+        str | None,
+        typer.Option(
+            help="End of the network: identity or sigmoid.",
+            rich_help_panel=DIP,
+        ),
     ] = None,
     upsampling: Annotated[
-        str | None, typer.Option(help="In the network: bilinear or nearest (dip).")
+        str | None,
+        typer.Option(
+            help="In the network: bilinear or nearest.",
+            rich_help_panel=DIP,
+        ),
     ] = None,
     precision: Annotated[
-        PrecisionChoice | None, typer.Option(help="Arithmetic of the network (dip).")
+        PrecisionChoice | None,
+        typer.Option(
+            help="Arithmetic of the network, auto by default.",
+            rich_help_panel=DIP,
+        ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam (dip).")] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Of Adam, 0.001 by default.",
+            rich_help_panel=DIP,
+        ),
+    ] = None,
     decay: Annotated[
-        bool | None, typer.Option(help="Let the learning rate fall to zero (dip).")
+        bool | None,
+        typer.Option(
+            help="Let the learning rate fall to zero.",
+            rich_help_panel=DIP,
+        ),
     ] = None,
     filter: Annotated[
         str | None,

@@ -62,7 +62,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "precision": "auto",
         "learning_rate": 1e-3,
         "decay": True,
-        "stopping": "none",
+        "stopping": "discrepancy",
     },
 }
 _VARIANCE_DEFAULTS = {"window": 100, "patience": 1000}
@@ -106,7 +106,7 @@ class ReconstructionConfiguration(BaseModel):
     """Stop at this relative duality gap (tv) or normal-equation residual (cgls)."""
     stopping: Literal["none", "discrepancy", "variance"] | None = None
     """When to stop before the last iteration: never, once the residual is as large as the noise
-    (cgls, sirt, dip), or where the images change least (dip)."""
+    (cgls, sirt, dip, and the default of dip), or where the images change least (dip)."""
     window: int | None = Field(None, ge=2)
     """Images in the moving variance by which dip stops."""
     patience: int | None = Field(None, ge=1)
@@ -125,15 +125,17 @@ class ReconstructionConfiguration(BaseModel):
     input: Literal["noise", "fbp", "both"] | None = None
     """What the network is fed with: noise, the filtered back-projection, or both."""
     output: Literal["identity", "sigmoid"] | None = None
-    """What follows the network's last convolution; the network's own where it is left out."""
+    """What follows the network's last convolution, a sigmoid bounds the image; the network's own
+    where it is left out."""
     upsampling: Literal["bilinear", "nearest"] | None = None
     """Interpolation in the network; nearest has a deterministic gradient on GPUs too."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
-    """Arithmetic of the network; auto is PRECISION_DEFAULT."""
+    """Arithmetic of the network; auto is bfloat16 where the device has instructions for it."""
     learning_rate: float | None = Field(None, gt=0, le=1)
     """Of Adam, after a short rise."""
     decay: bool | None = None
-    """Whether the learning rate falls to zero over the iterations."""
+    """Whether the learning rate falls to zero over the iterations; not if stopping by the
+    variance, which would fall with it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -154,6 +156,11 @@ class ReconstructionConfiguration(BaseModel):
                 )
         if self.stopping == "variance" and self.method != "dip":
             raise ValueError("stopping by the variance belongs to the method dip")
+        if self.stopping == "variance" and self.decay:
+            raise ValueError(
+                "decay and stopping by the variance exclude each other: the variance of the images "
+                "falls with the learning rate"
+            )
         if self.stopping != "variance" and not (self.window is None and self.patience is None):
             raise ValueError("window and patience belong to stopping variance")
         if isinstance(self.tv_weight, float) and not 0 <= self.tv_weight < float("inf"):
@@ -179,7 +186,7 @@ class ReconstructionConfiguration(BaseModel):
         if self.method in _ITERATIVE:
             defaults |= _ITERATIVE_DEFAULTS
         if self.stopping == "variance":
-            defaults |= _VARIANCE_DEFAULTS
+            defaults |= _VARIANCE_DEFAULTS | {"decay": False}
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return self.model_copy(update=missing)
 
@@ -226,5 +233,12 @@ def _explain(details: Sequence[Any]) -> str:
             wanted = " or ".join(message[0].lower() + message[1:] for message in messages)
             sentences.append(f"{name}: {wanted}; got {found[0]['input']!r}.")
         else:
-            sentences += [f"{message[0].upper()}{message[1:]}." for message in messages]
+            sentences += [f"{_as_sentence(message)}." for message in messages]
     return " ".join(sentences)
+
+
+def _as_sentence(message: str) -> str:
+    """With a capital, unless it begins with the name of a setting."""
+    if message.split()[0] in ReconstructionConfiguration.model_fields:
+        return message
+    return message[0].upper() + message[1:]

@@ -9,8 +9,10 @@ import pytest
 import tifffile
 from terminals import DIPCT, Terminal, environment
 from test_datasets import CONTENT, NAME, Repository
+from typer.main import get_command
 
-from dipct import read_run
+from dipct import ReconstructionConfiguration, generator_of, read_run
+from dipct.cli import app
 from dipct.measurement.datasets import fetch, list_data_sets
 from dipct.measurement.scan_file import read_scan_file
 
@@ -45,6 +47,10 @@ def work(tmp_path, monkeypatch, dipct_command):
     return run
 
 
+def _dip(*options):
+    return ("reconstruct", "none.h5", "--out", "a.h5", "--method", "dip", *options)
+
+
 def names(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -66,6 +72,7 @@ def test_from_a_phantom_to_exported_images(work):
         "cgls": ("--iterations", 6),
         "sirt": ("--iterations", 20),
         "tv": ("--tv-weight", 3, "--iterations", 100),
+        "dip": ("--network", "small", "--tv-weight", 3, "--iterations", 25),
     }
     for method, extra in options.items():
         result = work("reconstruct", "scan.h5", "--method", method, "--out", f"{method}.h5", *extra)
@@ -84,8 +91,8 @@ def test_from_a_phantom_to_exported_images(work):
     work("show", "tv.h5", "--out", "figure.pdf")
     assert (work.folder / "figure.pdf").read_bytes().startswith(b"%PDF")
 
-    compared = work("compare", "fbp.h5", "cgls.h5", "sirt.h5", "tv.h5").out
-    for text in ("psnr_db", "ssim", "fbp", "cgls", "sirt", "tv", "Wrote compare.png."):
+    compared = work("compare", *(f"{method}.h5" for method in options)).out
+    for text in ("psnr_db", "ssim", *options, "Wrote compare.png."):
         assert text in compared
     for run in map(read_run, ("fbp.h5", "tv.h5")):
         assert f"{run.metrics['ssim']:.4g}" in compared
@@ -163,10 +170,93 @@ def test_total_variation_is_the_default(work):
     assert "discrepancy principle" in result.err
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            (*("--stopping", "variance", "--window", 4, "--patience", 9), "--no-decay"),
+            {"stopping": "variance", "window": 4, "patience": 9, "decay": False},
+        ),
+        (
+            (*("--stopping", "discrepancy", "--input", "both", "--isotropic"), "--decay"),
+            {"stopping": "discrepancy", "input": "both", "isotropic": True, "decay": True},
+        ),
+        (
+            (
+                *("--stopping", "none", "--output", "identity", "--upsampling", "nearest"),
+                *("--learning-rate", 0.01, "--tv-weight", "discrepancy", "--seed", 3),
+            ),
+            {
+                **{"stopping": "none", "output": "identity", "upsampling": "nearest"},
+                **{"learning_rate": 0.01, "tv_weight_chosen_by": "discrepancy", "seed": 3},
+            },
+        ),
+    ],
+    ids=["variance", "discrepancy", "none"],
+)
+def test_the_deep_image_prior(work, options, expected):
+    work(
+        *("simulate", "ellipses", "--geometry", "fan", "--pixels", 17, "--views", 14),
+        *("--oversampling", 1, "--noise", 0.3, "--out", "small.h5"),
+    )
+    result = work(
+        *("reconstruct", "small.h5", "--method", "dip", "--network", "small"),
+        *("--iterations", 40, "--precision", "float32", *options, "--out", "x.h5"),
+    )
+    assert "Wrote x.h5, x.json and x.png." in result.out
+    assert names(work.folder) == {"small.h5", "x.h5", "x.json", "x.png"}
+    run = read_run("x.h5")
+    recorded = run.configuration
+    assert {name: recorded[name] for name in expected} == expected
+    assert (recorded["network"], recorded["precision"]) == ("small", "float32")
+    assert run.status in result.out and run.iterations <= 40
+    # That is the default too.
+    assert "Choosing the total-variation weight" in result.err
+    generator, theta, scale = generator_of(run)
+    np.testing.assert_array_equal((scale * generator(theta))[0].numpy(), run.image)
+    with open("x.json") as file:
+        assert json.load(file)["configuration"] == recorded
+    assert "Wrote x.png." in work("show", "x.h5").out
+    work("export", "x.h5", "--to", "tiff")
+    np.testing.assert_array_equal(tifffile.imread("x.tif"), run.image)
+
+
+def test_a_configuration_file_for_the_network(work):
+    work("simulate", "discs", "--pixels", 16, "--views", 8, "--out", "scan.h5")
+    (work.folder / "settings.toml").write_text(
+        'method = "dip"\niterations = 3\nnetwork = "small"\ntv_weight = 1\ninput = "noise"\n'
+    )
+    command = ("reconstruct", "scan.h5", "--config", "settings.toml", "--out", "run.h5")
+    work(*command)
+    first = read_run("run.h5")
+    assert (first.method, first.iterations) == ("dip", 3)
+    assert (first.configuration["input"], first.configuration["tv_weight"]) == ("noise", 1.0)
+    work(*command, "--input", "fbp", "--iterations", 2)
+    second = read_run("run.h5")
+    assert (second.iterations, second.configuration["input"]) == (2, "fbp")
+
+
+def test_a_volume_has_no_deep_image_prior(work):
+    work(
+        *("simulate", "ellipses", "--geometry", "cone", "--pixels", 6, "--views", 5),
+        *("--out", "scan.h5"),
+    )
+    result = work("reconstruct", "scan.h5", "--method", "dip", "--out", "run.h5", code=1)
+    assert "this scan is of a volume" in result.err and names(work.folder) == {"scan.h5"}
+
+
 def test_a_seed_belongs_to_examples(work, tmp_path):
     work("simulate", "discs", "--pixels", 25, "--views", 20, "--out", "scan.h5")
     result = work("reconstruct", "scan.h5", "--seed", 7, "--out", "run.h5", code=1)
     assert "nothing about scan.h5 is random" in result.err
+    network = ("--method", "dip", "--network", "small", "--tv-weight", 0, "--iterations", 2)
+    images = []
+    for seed in (7, 7, 8):
+        work("reconstruct", "scan.h5", "--seed", seed, "--out", "run.h5", *network)
+        images.append(read_run("run.h5").image)
+        assert read_run("run.h5").seed == seed
+    np.testing.assert_array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
 
 
 def test_a_diverged_run_fails_but_keeps_what_it_has(work):
@@ -235,17 +325,28 @@ def test_help(dipct_command, command):
     [
         (
             "reconstruct",
-            "method out views angular-range bin pixels tv-weight iterations seed device truth "
-            "config resume",
+            "method out views angular-range bin pixels tv-weight isotropic nonnegative iterations "
+            "tolerance stopping window patience network input output upsampling precision "
+            "learning-rate decay filter frequency-scaling projector backend seed device truth "
+            "reader config resume",
         ),
         ("simulate", "out geometry pixels views noise counts seed like"),
         ("export", "to out"),
     ],
 )
-def test_every_option_is_explained(dipct_command, command, options):
+def test_every_option_is_explained(dipct_command, command, options, monkeypatch):
+    # Narrow terminals cut long names.
+    monkeypatch.setenv("COLUMNS", "160")
     text = dipct_command(command, "--help").out
     for option in options.split():
         assert f"--{option}" in text
+
+
+def test_every_setting_has_an_option_with_a_help_text():
+    command = get_command(app).commands["reconstruct"]
+    options = {parameter.name: parameter.help for parameter in command.params}
+    assert set(ReconstructionConfiguration.model_fields) <= set(options)
+    assert all(help and help.endswith(".") for help in options.values()), options
 
 
 def test_the_version(dipct_command):
@@ -259,6 +360,11 @@ def test_the_version(dipct_command):
         (("reconstruct", "scan.h5"), "Missing option '--out'"),
         (("reconstruct", "--out", "a.h5"), "Missing argument"),
         (("reconstruct", "scan.h5", "--out", "a.h5", "--method", "art"), "'art' is not one of"),
+        (("reconstruct", "scan.h5", "--out", "a.h5", "--network", "64"), "'64' is not one of"),
+        (("reconstruct", "scan.h5", "--out", "a.h5", "--input", "zero"), "'zero' is not one of"),
+        (("reconstruct", "scan.h5", "--out", "a.h5", "--stopping", "now"), "'now' is not one of"),
+        (("reconstruct", "scan.h5", "--out", "a.h5", "--precision", "16"), "'16' is not one of"),
+        (("reconstruct", "scan.h5", "--out", "a.h5", "--window", "wide"), "--window"),
         (("reconstruct", "scan.h5", "--out", "a.h5", "--views", "many"), "--views"),
         (("simulate", "discs", "--out", "a.h5", "--geometry", "helix"), "'helix' is not one of"),
         (("simulate", "discs", "--out", "a.h5", "--viewz", "3"), "--view"),
@@ -293,6 +399,28 @@ def test_wrong_usage_exits_with_two(work, dipct_command, arguments, says):
         (
             ("reconstruct", "none.h5", "--out", "a.h5", "--method", "fbp", "--iterations", "3"),
             "fbp has no setting iterations",
+        ),
+        (_dip("--window", "9"), "and patience belong to stopping variance"),
+        (_dip("--stopping", "discrepancy", "--patience", "9"), "belong to stopping variance"),
+        (_dip("--stopping", "variance", "--window", "1"), "window"),
+        (_dip("--nonnegative"), "dip has no setting nonnegative"),
+        (_dip("--tolerance", "0.1"), "dip has no setting tolerance"),
+        (_dip("--filter", "hann"), "dip has no setting filter"),
+        (_dip("--output", "relu"), "'identity' or 'sigmoid'; got 'relu'"),
+        (_dip("--upsampling", "cubic"), "'bilinear' or 'nearest'; got 'cubic'"),
+        (_dip("--tv-weight", "-1"), "zero or positive; got -1"),
+        (_dip("--tv-weight", "nan"), "zero or positive; got nan"),
+        (_dip("--learning-rate", "0"), "greater than 0; got 0"),
+        (_dip("--iterations", "0"), "got 0"),
+        (_dip("--seed", "-1"), "seed"),
+        (_dip(), "no such file"),
+        (
+            ("reconstruct", "none.h5", "--out", "a.h5", "--stopping", "variance"),
+            "tv has no setting stopping; it belongs to cgls, sirt, dip",
+        ),
+        (
+            ("reconstruct", "none.h5", "--out", "a.h5", "--network", "small"),
+            "tv has no setting network; it belongs to dip",
         ),
         (("show", "none.h5"), "no such file"),
         (("compare", "none.h5", "nix.h5"), "no such file"),

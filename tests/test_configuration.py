@@ -94,6 +94,18 @@ def test_a_setting_belongs_to_its_methods(method, name):
         {"method": "fbp", "filter": "ramp"},
         {"method": "cgls", "backend": "numpy"},
         {"method": "cgls", "projector": "bresenham"},
+        {"method": "dip", "stopping": "early"},
+        {"method": "dip", "stopping": "variance", "window": 1},
+        {"method": "dip", "stopping": "variance", "patience": 0},
+        {"method": "dip", "network": "64"},
+        {"method": "dip", "input": "image"},
+        {"method": "dip", "output": "relu"},
+        {"method": "dip", "upsampling": "cubic"},
+        {"method": "dip", "precision": "float16"},
+        {"method": "dip", "learning_rate": 0.0},
+        {"method": "dip", "learning_rate": 1.5},
+        {"method": "dip", "decay": "slowly"},
+        {"method": "dip", "tv_weight": "strong"},
         {},
     ],
     ids=str,
@@ -104,9 +116,45 @@ def test_impossible_values_are_refused(values):
 
 
 @pytest.mark.parametrize("name", ["views", "pixels", "seed", "tv_weight", "iterations"])
-def test_a_truth_value_is_no_number(name):
+@pytest.mark.parametrize("method", ["tv", "dip"])
+def test_a_truth_value_is_no_number(method, name):
     with pytest.raises(ConfigurationError, match="true or false; got True"):
-        configured(method="tv", **{name: True})
+        configured(method=method, **{name: True})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "network", "stopping", "window", "patience"])
+def test_a_truth_value_is_no_setting_of_the_network(name):
+    with pytest.raises(ConfigurationError, match=f"(?i){name} cannot be true or false"):
+        configured(method="dip", **{name: True})
+
+
+# Stopping where the images change least
+
+
+@pytest.mark.parametrize("name", ["window", "patience"])
+def test_window_and_patience_belong_to_stopping_by_the_variance(name):
+    values = {"method": "dip", "stopping": "variance", name: 7}
+    assert getattr(configured(**values).resolved(), name) == 7
+    for other in ({"stopping": "none"}, {"stopping": "discrepancy"}, {"stopping": None}):
+        with pytest.raises(ConfigurationError, match=r"(?i)window and patience belong"):
+            configured(**values | other)
+    with pytest.raises(ConfigurationError, match=f"sirt has no setting {name}; it belongs to dip"):
+        configured(**values | {"method": "sirt", "stopping": "none"})
+
+
+def test_stopping_by_the_variance_brings_its_own_defaults():
+    resolved = configured(method="dip", stopping="variance").resolved()
+    assert (resolved.window, resolved.patience) == (100, 1000)
+    for stopping in ("none", "discrepancy"):
+        resolved = configured(method="dip", stopping=stopping).resolved()
+        assert resolved.window is None and resolved.patience is None
+    assert resolved.resolved() == resolved == configured(**resolved.to_values())
+
+
+@pytest.mark.parametrize("method", ["cgls", "sirt"])
+def test_only_dip_stops_by_the_variance(method):
+    with pytest.raises(ConfigurationError, match=r"(?i)stopping by the variance belongs to .* dip"):
+        configured(method=method, stopping="variance")
 
 
 def test_whole_numbers_of_numpy_are_numbers():
@@ -141,6 +189,12 @@ def test_the_defaults_are_those_documented():
     )
     assert configured(method="fbp").resolved().filter == "ram-lak"
     assert configured(method="cgls").resolved().stopping == "none"
+    dip = configured(method="dip").resolved()
+    assert (dip.iterations, dip.tv_weight, dip.input) == (2000, "auto", "fbp")
+    assert dip.stopping == "discrepancy"
+    assert (dip.learning_rate, dip.decay, dip.precision) == (1e-3, True, "auto")
+    assert (dip.upsampling, dip.isotropic, dip.backend) == ("bilinear", False, "matrix")
+    assert dip.network is None and dip.output is None
 
 
 def test_a_configuration_cannot_be_changed():
@@ -195,3 +249,9 @@ def test_options_override_the_file(tmp_path, dipct_command):
     expected |= {"iterations": 4, "nonnegative": True}
     assert {name: overridden[name] for name in expected} == expected
     assert read_run(second).iterations == 4
+
+
+def test_a_falling_rate_and_the_moving_variance_exclude_each_other():
+    assert configured(method="dip", stopping="variance").resolved().decay is False
+    with pytest.raises(ConfigurationError, match="exclude each other"):
+        configured(method="dip", stopping="variance", decay=True)

@@ -140,7 +140,7 @@ def test_a_simulated_scan():
     y = torch.from_numpy(scan.projections)
     scale = 1 / float(scan.truth.max())
     fidelity = GaussianFidelity(y, scan.noise.std)
-    solution = run(operator=(1 / scale) * operator, fidelity=fidelity, iterations=60)
+    solution = run(operator=(1 / scale) * operator, fidelity=fidelity, iterations=150)
     error = solution.value / scale - torch.from_numpy(scan.truth)
     assert float(error.square().mean().sqrt()) < 0.7 * float(scan.truth.std())
 

@@ -122,11 +122,7 @@ class NetworkGenerator(Generator):
                 f"bfloat16 is a way to compute with float32 parameters; the input is {self.z.dtype}"
                 ". Use precision float32 with it."
             )
-        if not has_bfloat16(self.z.device):
-            raise DeviceUnavailableError(
-                f"The device {self.z.device} has no bfloat16 instructions: it would compute slower "
-                "and less exactly. Use precision float32."
-            )
+        check_bfloat16(self.z.device)
 
     def with_precision(self, precision: Precision) -> "NetworkGenerator":
         """The same generator computed in another type."""
@@ -183,8 +179,18 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16 faster than in float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    # Older releases of torch do not tell: they compute in float32.
+    tell = getattr(torch.cpu, "get_capabilities", dict)
+    return any(tell().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def check_bfloat16(device: torch.device) -> None:
+    """Raise a :class:`DeviceUnavailableError` unless a device multiplies in bfloat16."""
+    if not has_bfloat16(device):
+        raise DeviceUnavailableError(
+            f"The device {device} has no bfloat16 instructions: it would compute slower and less "
+            "exactly. Use precision float32."
+        )
 
 
 _NO_DERIVATIVES = (

@@ -1,6 +1,7 @@
 """The Deep Image Prior of a scan: its scale, its network and input, and the way back from a run."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch import Tensor
 from dipct.configuration import ReconstructionConfiguration
 from dipct.errors import ConfigurationError, GeometryError
 from dipct.evaluation import psnr
-from dipct.generator import NetworkGenerator, UNet, has_bfloat16, make_network
+from dipct.generator import NetworkGenerator, UNet, check_bfloat16, has_bfloat16, make_network
 from dipct.measurement.scan import Scan
 from dipct.operator.base import LinearOperator
 from dipct.operator.filtered_backprojection import FilteredBackProjection
+from dipct.pipeline.memory import check_image_memory
 from dipct.pipeline.total_variation import choose_tv_weight, fidelity_of, image_scale
 from dipct.run import Run
 from dipct.solver.deep_image_prior import deep_image_prior_fit, noise_input
@@ -22,8 +24,11 @@ from dipct.solver.descent import GeneratorFit, Measure
 _LOG = logging.getLogger(__name__)
 # Largest longer side of the images that a network is the default for.
 _LARGEST_IMAGE = {"small": 32, "128": 256}
-# A sigmoid must reach values above the quantile that sets the scale.
-_SIGMOID_HEADROOM = 1.5
+# A sigmoid ends at so many times the largest value of a blurred image: it must not end below the
+# values of the sharp one, nor be near its ends there.
+_SIGMOID_HEADROOM = 2.0
+# Image-sized arrays that a step keeps for each channel of the finest scale.
+_ACTIVATIONS_PER_CHANNEL = 20
 
 
 def dip_problem(
@@ -46,25 +51,23 @@ def dip_problem(
         The fit, the scale that undoes that of the image, and what was chosen.
 
     Raises:
-        GeometryError: a volume.
-        ConfigurationError: no filtered back-projection to feed the network with.
-        ShapeError: an image too small for the network.
+        ConfigurationError: no weight of total variation is found, or an operator without exact
+            adjoint.
     """
-    if not scan.geometry.is_planar:
-        raise GeometryError(
-            "The method dip reconstructs images; this scan is of a volume. Use tv, or take a slice."
-        )
     assert scan.noise is not None and configuration.iterations is not None
+    if not operator.matched:
+        raise ConfigurationError(
+            "The method dip needs an operator whose adjoint is its transpose, and that of this "
+            "backend is not. Use backend matrix or traced."
+        )
     data = torch.from_numpy(scan.projections).to(operator.device)
     choices = choices or _choose(scan, configuration, operator, data)
     scale = choices["image_scale"]
-    scaled = scale * operator
-    network = _network(choices)
-    z = network_input(scan, choices["input"], configuration.seed, scale, data)
+    z = network_input(scan, _given(configuration.input), configuration.seed, scale, data)
     fit = deep_image_prior_fit(
-        scaled,
+        scale * operator,
         fidelity_of(scan, data),
-        network=network,
+        network=_network({**configuration.to_values(), **choices}),
         z=z,
         tv_weight=choices["tv_weight"],
         isotropic=bool(configuration.isotropic),
@@ -78,6 +81,37 @@ def dip_problem(
         measure=_measure(scan, scale),
     )
     return fit, scale, choices
+
+
+def check_dip(scan: Scan, configuration: ReconstructionConfiguration, device: torch.device) -> None:
+    """Refuse what :func:`dip_problem` cannot do, before any work.
+
+    Args:
+        scan: what was measured.
+        configuration: resolved settings of the method ``dip``.
+        device: where it will run.
+
+    Raises:
+        GeometryError: a volume.
+        ShapeError: an image too small for the network.
+        ConfigurationError: no filtered back-projection to feed the network with.
+        InsufficientMemoryError: the network's activations are estimated not to fit.
+        DeviceUnavailableError: bfloat16 on a device without it.
+    """
+    if not scan.geometry.is_planar:
+        raise GeometryError(
+            "The method dip reconstructs images; this scan is of a volume. Use tv, or take a slice."
+        )
+    network = make_network(_network_name(scan, configuration))
+    network.input_shape(scan.grid.shape)
+    window = 3 * (configuration.window or 0)
+    check_image_memory(
+        scan.grid, images_at_once=_ACTIVATIONS_PER_CHANNEL * network.channels[0] + window
+    )
+    if configuration.input != "noise":
+        _filtered_back_projection(scan)
+    if configuration.precision == "bfloat16":
+        check_bfloat16(device)
 
 
 def generator_of(run: Run) -> tuple[NetworkGenerator, Tensor, float]:
@@ -97,7 +131,7 @@ def generator_of(run: Run) -> tuple[NetworkGenerator, Tensor, float]:
         raise ConfigurationError(
             f"The method {run.method} has no generator; reconstruct the scan with dip."
         )
-    settings = dict(run.configuration)
+    settings = run.configuration
     z = torch.from_numpy(np.array(run.generator["input"]))
     generator = NetworkGenerator(_network(settings), z, run.scan.grid.shape)
     return generator, torch.from_numpy(np.array(run.generator["theta"])), settings["image_scale"]
@@ -122,14 +156,24 @@ def network_input(scan: Scan, kind: str, seed: int, scale: float, data: Tensor) 
     noise = noise_input((1, *scan.grid.shape), seed).to(data)
     if kind == "noise":
         return noise
+    image = _filtered_back_projection(scan)(data) / scale
+    return image if kind == "fbp" else torch.cat([noise, image])
+
+
+def _filtered_back_projection(scan: Scan) -> FilteredBackProjection:
     try:
-        image = FilteredBackProjection(scan.geometry, scan.grid)(data) / scale
+        return FilteredBackProjection(scan.geometry, scan.grid)
     except GeometryError as error:
         raise ConfigurationError(
             f"There is no filtered back-projection to feed the network with: {error} "
             "Use input noise."
         ) from error
-    return image if kind == "fbp" else torch.cat([noise, image])
+
+
+def _network_name(scan: Scan, configuration: ReconstructionConfiguration) -> str:
+    side = max(scan.grid.shape)
+    fitting = [name for name, largest in _LARGEST_IMAGE.items() if side <= largest]
+    return configuration.network or (fitting[0] if fitting else "walnut")
 
 
 def _choose(
@@ -138,20 +182,18 @@ def _choose(
     operator: LinearOperator,
     data: Tensor,
 ) -> dict[str, Any]:
-    side = max(scan.grid.shape)
-    fitting = [name for name, largest in _LARGEST_IMAGE.items() if side <= largest]
-    network = configuration.network or (fitting[0] if fitting else "walnut")
-    output = configuration.output or make_network(network).output
-    scale = image_scale(operator, data) * (_SIGMOID_HEADROOM if output == "sigmoid" else 1.0)
+    name = _network_name(scan, configuration)
+    output = configuration.output or make_network(name).output
+    scale = image_scale(operator, data)
+    if output == "sigmoid":
+        scale = _SIGMOID_HEADROOM * image_scale(operator, data, quantile=1.0)
     assert scan.noise is not None
     scaled = scale * operator
     assert isinstance(scaled, LinearOperator)
     weight, _ = choose_tv_weight(scaled, fidelity_of(scan, data), configuration, nonnegative=True)
     return {
-        "network": network,
+        "network": name,
         "output": output,
-        "upsampling": configuration.upsampling,
-        "input": configuration.input,
         "precision": _precision(configuration, data.device),
         "image_scale": scale,
         **weight,
@@ -169,12 +211,12 @@ def _precision(configuration: ReconstructionConfiguration, device: torch.device)
     return "bfloat16" if reduced else "float32"
 
 
-def _network(choices: dict[str, Any]) -> UNet:
+def _network(settings: Mapping[str, Any]) -> UNet:
     return make_network(
-        choices["network"],
-        in_channels=2 if choices["input"] == "both" else 1,
-        output=choices["output"],
-        upsampling=choices["upsampling"],
+        settings["network"],
+        in_channels=2 if settings["input"] == "both" else 1,
+        output=settings["output"],
+        upsampling=settings["upsampling"],
     )
 
 

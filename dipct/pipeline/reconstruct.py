@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipct.checkpoint import CheckpointWriter, read_checkpoint
+from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
 from dipct.configuration import ReconstructionConfiguration
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
@@ -26,7 +26,7 @@ from dipct.operator.fdk import FDK
 from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.operator.ray import ray_transform
 from dipct.operator.view_weights import angular_coverage
-from dipct.pipeline.deep_image_prior import dip_problem
+from dipct.pipeline.deep_image_prior import check_dip, dip_problem
 from dipct.pipeline.merit import figures_of_merit
 from dipct.pipeline.prepare import prepare, with_noise, with_truth
 from dipct.pipeline.total_variation import tv_problem
@@ -92,7 +92,8 @@ def reconstruct(
         raise ConfigurationError(
             f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
         )
-    started = time.perf_counter()
+    elapsed = elapsed_of(Path(checkpoint)) if resume and checkpoint is not None else 0.0
+    started = time.perf_counter() - elapsed
     digest = scan_digest(scan)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     configuration = configuration.resolved()
@@ -107,7 +108,9 @@ def reconstruct(
             raise ConfigurationError(f"The method {configuration.method} has nothing to resume.")
         result = _analytic(scan, configuration, device)
     else:
-        result = _iterative(scan, configuration, device, checkpoint, resume, cache, progress)
+        result = _iterative(
+            scan, configuration, device, checkpoint, resume, cache, progress, elapsed
+        )
     image, projections, choices, solution, generator = result
     return Run(
         image=_array(image)[0],
@@ -181,8 +184,11 @@ def _iterative(
     resume: bool,
     cache: Path | bool,
     progress: bool,
+    elapsed: float,
 ) -> _Result:
     name = configuration.method
+    if name == "dip":
+        check_dip(scan, configuration, device)
     problem = _problem(scan, configuration)
     state, choices = None, {}
     if resume:
@@ -207,7 +213,11 @@ def _iterative(
         assert scan.noise is not None
         std = torch.tensor(np.array(scan.noise.std_of(scan.projections)), dtype=torch.float32)
         stopping = [DiscrepancyPrinciple(std.to(device))]
-    writer = None if checkpoint is None else CheckpointWriter(checkpoint, problem, choices)
+    writer = (
+        None
+        if checkpoint is None
+        else CheckpointWriter(checkpoint, problem, choices, elapsed=elapsed)
+    )
     display = ProgressDisplay(name, configuration.iterations) if progress else nullcontext()
     with display as shown:
         solution = iterate(
@@ -262,6 +272,9 @@ def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
     if scan.noise is not None:
         digest.update(scan.noise.kind.encode())
         digest.update(np.ascontiguousarray(scan.noise.std_of(scan.projections)).tobytes())
+    if configuration.method == "dip" and scan.truth is not None:
+        # Its history holds the PSNR.
+        digest.update(np.ascontiguousarray(scan.truth).tobytes())
     return digest.hexdigest()
 
 

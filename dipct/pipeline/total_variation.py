@@ -158,19 +158,22 @@ def _weight_by_discrepancy(
     return chosen, target
 
 
-def image_scale(operator: LinearOperator, data: Tensor) -> float:
+def image_scale(
+    operator: LinearOperator, data: Tensor, *, quantile: float = _SCALE_QUANTILE
+) -> float:
     """Size of the image values, found from the data alone: units of length change it in step.
 
     Args:
         operator: the ray transform.
         data: projections, [*operator.range_shape].
+        quantile: which of the image values to take.
 
     Returns:
-        The 0.99 quantile of a few CGLS iterates' image; 1 if that is not positive.
+        The quantile of the image of a few CGLS iterations; 1 if that is not positive.
     """
     image = iterate(CGLS(operator, data), max_iterations=_SCALE_ITERATIONS).value
-    quantile = float(np.quantile(image.cpu().numpy(), _SCALE_QUANTILE))
-    return quantile if quantile > 0 else 1.0
+    value = float(np.quantile(image.cpu().numpy(), quantile))
+    return value if value > 0 else 1.0
 
 
 def fidelity_of(scan: Scan, data: Tensor) -> Fidelity:

@@ -74,7 +74,7 @@ def deep_image_prior_fit(
     iterations: int = 2000,
     learning_rate: float | Tensor = 1e-3,
     warm_up: int = 100,
-    decay: bool = True,
+    decay: bool | None = None,
     loss_scale: float | None = None,
     stopping: Stopping | Selection = "none",
     window: int = 100,
@@ -100,7 +100,8 @@ def deep_image_prior_fit(
         iterations: how many there will be, for the decay of the learning rate.
         learning_rate: of Adam; one number or one per parameter.
         warm_up: steps over which the learning rate rises.
-        decay: whether it then falls to zero along a cosine.
+        decay: whether it then falls to zero along a cosine; default: yes, unless stopping by
+            the variance, which would fall with it.
         loss_scale: see :class:`GeneratorFit`.
         stopping: ``none`` keeps the iterate with the lowest objective; ``variance`` that of
             least moving variance and ``discrepancy`` the first at the noise level, and both
@@ -127,6 +128,12 @@ def deep_image_prior_fit(
     if warm_up < 0 or iterations < 1:
         raise ConfigurationError(
             f"warm_up must be zero or more and iterations one or more; got {warm_up}, {iterations}."
+        )
+    decay = stopping != "variance" if decay is None else decay
+    if decay and stopping == "variance":
+        raise ConfigurationError(
+            "decay and stopping by the variance exclude each other: the variance of the images "
+            "falls with the learning rate. Use decay=False."
         )
     if seed < 0:
         raise ConfigurationError(f"seed must be zero or more; got {seed}.")
@@ -178,11 +185,13 @@ def _selection(
 
 
 def noise_input(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Input of a network: normal numbers of standard deviation 0.1, unlike its first parameters.
+    """Input of a network: normal numbers of standard deviation 0.1.
+
+    From another stream than the first parameters and the noise of simulated data of that seed.
 
     Args:
         shape: [C H W].
         seed: the same as for the parameters.
     """
-    draw = np.random.default_rng([seed, 1]).standard_normal(shape, dtype=np.float32)
+    draw = np.random.default_rng([seed, 2]).standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(_NOISE_AMPLITUDE * draw)

@@ -22,8 +22,9 @@ Measure = Callable[[Tensor], dict[str, Tensor]]
 class GeneratorFit(Method):
     """Minimise ``objective(G(theta))`` over theta by Adam: the Deep Image Prior and its kin.
 
-    A batch of objectives is fitted with one parameter vector each, exactly as one by one. The
-    estimate is the image of the iterate that ``selection`` keeps.
+    A batch of objectives is fitted with one parameter vector each, as one by one, but ends as a
+    whole: when all elements are done, or when one diverges. The estimate is the image of the
+    iterate that ``selection`` keeps.
 
     Figures: ``objective``, every term of the objective by name, ``discrepancy`` (``2 fidelity /
     m`` of the first data term, where there is one), the selection's and those of ``measure``.
@@ -73,7 +74,9 @@ class GeneratorFit(Method):
         """See :meth:`Method.start`."""
         theta = self._initial
         with torch.no_grad():
-            first = self._iterate(0, theta, *self._evaluate(theta))
+            image, values = self._evaluate(theta)
+            first = self._iterate(0, theta, image, values)
+            self.observed = tuple(self._measure(image)) if self._measure is not None else ()
         if first.objective.shape != theta.shape[:-1]:
             raise ShapeError(
                 f"The objective has the batch axes {tuple(first.objective.shape)}, the initial "
@@ -120,7 +123,6 @@ class GeneratorFit(Method):
                 figures["discrepancy"] = iterate.discrepancy
             measured = {} if self._measure is None else self._measure(image)
             figures |= self._selection.figures(tensors, step)
-        self.observed = tuple(measured)
         taken = sorted(measured.keys() & {"iteration", *figures})
         if taken:
             raise ConfigurationError(f"measure must not return figures named {', '.join(taken)}.")

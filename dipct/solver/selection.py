@@ -92,6 +92,8 @@ class LastIterate(Selection):
 class FirstAtNoiseLevel(Selection):
     """The first iterate whose residual is as large as the noise (Morozov 1966).
 
+    Until one is, that of the lowest objective.
+
     Args:
         target: wanted ``2 fidelity / m``; slightly above 1 is safer.
 
@@ -106,14 +108,18 @@ class FirstAtNoiseLevel(Selection):
 
     def start(self, first: Iterate) -> dict[str, Tensor]:
         """See :meth:`Selection.start`."""
-        return super().start(first) | {"reached": torch.zeros_like(first.objective)}
+        return super().start(first) | {
+            "reached": torch.zeros_like(first.objective),
+            "lowest": torch.full_like(first.objective, math.inf),
+        }
 
     def update(self, tensors: dict[str, Tensor], iterate: Iterate) -> dict[str, Tensor]:
         """See :meth:`Selection.update`."""
-        open_ = tensors["reached"] == 0
-        # Not `> target`: a residual that is NaN reaches nothing.
-        reached = torch.where(open_ & ~(iterate.discrepancy <= self.target), 0.0, 1.0)
-        return _choose(tensors, open_, iterate) | {"reached": reached.to(tensors["reached"])}
+        waiting, reaches = tensors["reached"] == 0, iterate.discrepancy <= self.target
+        better = waiting & (reaches | (iterate.objective < tensors["lowest"]))
+        lowest = torch.where(better, iterate.objective, tensors["lowest"])
+        reached = torch.where(waiting & reaches, 1.0, tensors["reached"]).to(lowest)
+        return _choose(tensors, better, iterate) | {"reached": reached, "lowest": lowest}
 
     def figures(self, tensors: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """See :meth:`Selection.figures`."""

@@ -12,10 +12,10 @@ class Status(Enum):
 
     CONVERGED = "The method reached its tolerance."
     MAX_ITERATIONS = (
-        "The largest number of iterations was reached before the tolerance. For CGLS and SIRT that "
-        "is the usual end: they regularise by stopping early. Otherwise look at the history: if "
-        "it still falls, continue with more iterations; if it has levelled off, loosen the "
-        "tolerance or use float64."
+        "The largest number of iterations was reached. For CGLS and SIRT that is the usual end, "
+        "since they regularise by stopping early, and for the Deep Image Prior, which has no "
+        "tolerance. Otherwise look at the history: if it still falls, continue with more "
+        "iterations; if it has levelled off, loosen the tolerance or use float64."
     )
     DISCREPANCY_REACHED = (
         "The residual has fallen to the noise level; further iterations would fit noise."
@@ -52,7 +52,7 @@ class IterationState:
         iteration: number of completed iterations.
         tensors: the method's tensors by name.
         history: figures of the recorded iterations by name, [records ...], one value per batch
-            element, and ``"iteration"`` [records].
+            element, and ``"iteration"`` [records], all on the CPU.
     """
 
     iteration: int
@@ -72,11 +72,11 @@ class IterationState:
     def recorded(self, figures: dict[str, Tensor]) -> "IterationState":
         """The same state with figures of this iteration at the end of its history."""
         entries = {"iteration": torch.tensor(self.iteration), **figures}
+        # On the host, wherever the iteration runs: a few numbers, of which files are made.
+        values = {name: value[None].cpu() for name, value in entries.items()}
         history = {
-            name: torch.cat([self.history[name], value[None]])
-            if name in self.history
-            else value[None]
-            for name, value in entries.items()
+            name: torch.cat([self.history[name], value]) if name in self.history else value
+            for name, value in values.items()
         }
         return IterationState(self.iteration, self.tensors, history)
 
