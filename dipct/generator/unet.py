@@ -152,6 +152,10 @@ class UNet(Network):
     def _upsample(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         align = True if self.upsampling == "bilinear" else None
         x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=align)
+        if x.dtype == torch.bfloat16 and x.requires_grad:
+            # The gradient comes as a part of that of the joined channels; the interpolation's own
+            # is several times faster for one that is whole in memory.
+            x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
         # Odd sizes: twice the coarse size is one more than the fine one.
         return x[..., : size[0], : size[1]]
 
@@ -177,8 +181,13 @@ class _Layers:
     def convolve(self, block: str, number: int, x: Tensor, *, stride: int = 1) -> Tensor:
         name = f"{block}.convolution_{number}"
         weight, bias = self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
+        if x.dtype != weight.dtype:
+            # The exact 1 x 1 mixture at the end of a reduced network, for which torch has no fast
+            # convolution in channels-last memory.
+            pixels = x.permute(0, 2, 3, 1).to(weight.dtype)
+            return (pixels @ weight[..., 0, 0].T + bias).permute(0, 3, 1, 2)
         padding = weight.shape[-1] // 2
-        return F.conv2d(x.to(weight.dtype), weight, bias, stride=stride, padding=padding)
+        return F.conv2d(x, weight, bias, stride=stride, padding=padding)
 
     def normalise(self, block: str, number: int, x: Tensor, *, groups: int) -> Tensor:
         if not self._normalisation:
