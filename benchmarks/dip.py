@@ -22,11 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import real_scans
 import torch
-from measuring import RESULTS, machine, replace_section, table, write_result
-from skimage.transform import resize
+from measuring import RESULTS, replace_section, table, write_result
 
 import dipct
-from dipct.evaluation import matthews_correlation, otsu_segmentation
 from dipct.figures import comparison_figure, save_figure
 from dipct.generator import has_bfloat16
 
@@ -118,23 +116,10 @@ def run_case(case: Case, method: str) -> dict:
     scan, segmentation = load(case)
     run = reconstruct(case, method, scan)
     dipct.write_run(run, RUNS / f"{case.name}-{method}.h5")
-    scores = {name: run.metrics[name] for name in ("psnr_db", "ssim")}
-    if segmentation is not None:
-        fine = resize(run.image, segmentation.shape, order=1, preserve_range=True)
-        scores["matthews_correlation"] = matthews_correlation(otsu_segmentation(fine), segmentation)
+    result = real_scans.record(case.name, method, run, segmentation)
     if "psnr_db" in run.history:
-        scores["peak_psnr_db"] = float(np.max(run.history["psnr_db"]))
-    return {
-        "case": case.name,
-        "method": method,
-        "scores": scores,
-        "metrics": dict(run.metrics),
-        "status": run.status,
-        "iterations": run.iterations,
-        "seconds": run.duration_s,
-        "configuration": dict(run.configuration),
-        "machine": machine(),
-    }
+        result["scores"]["peak_psnr_db"] = float(np.max(run.history["psnr_db"]))
+    return result
 
 
 def planned() -> list[tuple[Case, str]]:

@@ -93,12 +93,17 @@ def run_case(case: Case, method: str, truth: np.ndarray) -> dict:
     settings = {"views": case.views, "angular_range": case.angular_range, **SETTINGS[method]}
     run = dipct.reconstruct(scan, method=method.split("-")[0], **settings)
     dipct.write_run(run, RUNS / f"{case.name}-{method}.h5")
+    return record(case.name, method, run, segmentation)
+
+
+def record(case: str, method: str, run: dipct.Run, segmentation: np.ndarray | None) -> dict:
+    """What is kept of a run, with its scores."""
     scores = {name: run.metrics[name] for name in ("psnr_db", "ssim")}
     if segmentation is not None:
         fine = resize(run.image, segmentation.shape, order=1, preserve_range=True)
         scores["matthews_correlation"] = matthews_correlation(otsu_segmentation(fine), segmentation)
     return {
-        "case": case.name,
+        "case": case,
         "method": method,
         "scores": scores,
         "metrics": dict(run.metrics),
