@@ -27,7 +27,11 @@ from dipct.solver.solution import IterationState, Solution
 Stopping = Literal["none", "variance", "discrepancy"]
 
 _NOISE_AMPLITUDE = 0.1
-_CLIP = 1.0
+# Adam's average of squares forgets slowly by default, so that after a quiet stretch one long
+# gradient makes a step that undoes hundreds. On simulated walnuts these two gave 0.9 dB after 2000
+# steps over the defaults of 0.999 and a clip of 1.
+_BETAS = (0.9, 0.99)
+_CLIP = 0.1
 
 
 def deep_image_prior(
@@ -163,7 +167,7 @@ def deep_image_prior_fit(
         generator,
         Objective(terms),
         initial.to(projections),
-        optimiser=Adam(learning_rate, schedule=schedule, clip=_CLIP),
+        optimiser=Adam(learning_rate, schedule=schedule, clip=_CLIP, betas=_BETAS),
         selection=_selection(stopping, window, patience, warm_up),
         loss_scale=loss_scale,
         measure=measure,
