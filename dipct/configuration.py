@@ -54,7 +54,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "isotropic": False,
     },
     "dip": {
-        "iterations": 2000,
+        "iterations": 3000,
         "tv_weight": "auto",
         "isotropic": False,
         "input": "fbp",

@@ -49,7 +49,7 @@ COMMANDS = {
 DIP_CASES = {
     "lowest objective": {"tv_weight": "auto"},
     "without decay": {"tv_weight": 4.0, "decay": False, "upsampling": "nearest"},
-    "noise level": {"tv_weight": 0.0, "stopping": "discrepancy", "iterations": 150},
+    "noise level": {"tv_weight": 0.0, "stopping": "discrepancy", "iterations": 300},
     "moving variance": {
         **{"tv_weight": 4.0, "stopping": "variance", "window": 6, "patience": 10},
         **{"output": "identity", "decay": False, "iterations": 200},

@@ -190,7 +190,7 @@ def test_the_defaults_are_those_documented():
     assert configured(method="fbp").resolved().filter == "ram-lak"
     assert configured(method="cgls").resolved().stopping == "none"
     dip = configured(method="dip").resolved()
-    assert (dip.iterations, dip.tv_weight, dip.input) == (2000, "auto", "fbp")
+    assert (dip.iterations, dip.tv_weight, dip.input) == (3000, "auto", "fbp")
     assert dip.stopping == "discrepancy"
     assert (dip.learning_rate, dip.decay, dip.precision) == (1e-3, True, "auto")
     assert (dip.upsampling, dip.isotropic, dip.backend) == ("bilinear", False, "matrix")
