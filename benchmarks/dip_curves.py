@@ -151,9 +151,11 @@ def write_pages() -> None:
             row.append(f"{chosen['psnr_db']:.2f} at {chosen['step']} ({below:.2f} below)")
         rows.append([*row, f"{values[-1]:.2f}"])
     header = ["run", "highest", *RULES, "last"]
-    replace_section(page, "curves-table", table(header, rows))
-    if stored:
-        save_figure(draw(stored), DOCS / "pictures" / "dip-curves.png", dots_per_inch=80)
+    if not stored:
+        return
+    save_figure(draw(stored), DOCS / "pictures" / "dip-curves.png", dots_per_inch=80)
+    text = f"{table(header, rows)}\n\nPSNR in dB at a step.\n\n![PSNR](pictures/dip-curves.png)"
+    replace_section(page, "curves-table", text)
 
 
 def draw(stored: dict) -> plt.Figure:
