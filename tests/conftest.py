@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ import pytest
 # Problems this small gain nothing from threads, and lose much on a busy machine, where threads
 # wait for each other. Set before torch is loaded, and handed on to programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A test run in the background of a shell ignores Ctrl-C, and so would the programs it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
