@@ -21,7 +21,8 @@ import dipct
 from dipct.checkpoint import CheckpointWriter, read_checkpoint
 from dipct.evaluation import psnr
 from dipct.figures import save_figure
-from dipct.pipeline.deep_image_prior import network_input
+from dipct.generator import make_network
+from dipct.pipeline.deep_image_prior import network_input, sigmoid_ceiling
 from dipct.pipeline.total_variation import fidelity_of, image_scale
 from dipct.progress import ProgressDisplay
 from dipct.solver import (
@@ -91,6 +92,9 @@ def run_case(name: str) -> dict:
     fit = deep_image_prior_fit(
         scale * operator,
         fidelity_of(scan, data),
+        network=make_network(
+            "128", output="sigmoid", ceiling=sigmoid_ceiling(operator, data) / scale
+        ),
         z=network_input(scan, kind, 0, scale, data),
         tv_weight=weight,
         learning_rate=1e-3,

@@ -58,6 +58,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "tv_weight": "auto",
         "isotropic": False,
         "input": "fbp",
+        "output": "sigmoid",
         "upsampling": "bilinear",
         "precision": "auto",
         "learning_rate": 1e-3,
@@ -125,8 +126,7 @@ class ReconstructionConfiguration(BaseModel):
     input: Literal["noise", "fbp", "both"] | None = None
     """What the network is fed with: noise, the filtered back-projection, or both."""
     output: Literal["identity", "sigmoid"] | None = None
-    """What follows the network's last convolution, a sigmoid bounds the image; the network's own
-    where it is left out."""
+    """What follows the network's last convolution; a sigmoid keeps the image nonnegative."""
     upsampling: Literal["bilinear", "nearest"] | None = None
     """Interpolation in the network; nearest has a deterministic gradient on GPUs too."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None

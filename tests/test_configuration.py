@@ -26,7 +26,7 @@ SETTINGS = {
     "tv_weight": (3.0, {"tv", "dip"}),
     "isotropic": (True, {"tv", "dip"}),
 }
-BY_THE_IMAGE = {"network", "output"}
+BY_THE_IMAGE = {"network"}
 """Settings whose default depends on the image."""
 
 
@@ -194,7 +194,7 @@ def test_the_defaults_are_those_documented():
     assert dip.stopping == "discrepancy"
     assert (dip.learning_rate, dip.decay, dip.precision) == (1e-3, True, "auto")
     assert (dip.upsampling, dip.isotropic, dip.backend) == ("bilinear", False, "matrix")
-    assert dip.network is None and dip.output is None
+    assert dip.network is None and dip.output == "sigmoid"
 
 
 def test_a_configuration_cannot_be_changed():

@@ -29,7 +29,7 @@ from dipct.errors import (
     ShapeError,
 )
 from dipct.evaluation import psnr
-from dipct.generator import has_bfloat16, make_network
+from dipct.generator import has_bfloat16
 from dipct.measurement.preprocessing import estimate_noise_std
 from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.solver import CGLS, GeneratorFit, iterate
@@ -112,7 +112,7 @@ def test_the_image_is_better_than_filtered_back_projection(scan, run):
 
 
 def test_the_network_with_normalisation_too(scan):
-    run = dip(scan, network="128", learning_rate=1e-3, iterations=90)
+    run = dip(scan, network="128", output="identity", learning_rate=1e-3, iterations=90)
     fbp = reconstruct(scan, method="fbp").metrics["psnr_db"]
     assert run.metrics["psnr_db"] > fbp + 1
     assert run.configuration["output"] == "identity"
@@ -380,12 +380,12 @@ def test_a_number_is_the_weight(tiny):
 def test_the_weight_is_that_of_total_variation(noisy):
     chosen = reconstruct(noisy, method="tv", tv_weight="discrepancy", iterations=2).configuration
     for wanted in ("auto", "discrepancy"):
-        run = dip(noisy, tv_weight=wanted, output="identity", iterations=5)
+        run = dip(noisy, tv_weight=wanted, iterations=5)
         assert run.configuration["tv_weight_chosen_by"] == wanted == run.settings["tv_weight"]
         for name in ("tv_weight", "discrepancy_target", "image_scale", "data_term"):
             assert run.configuration[name] == chosen[name]
     assert chosen["tv_weight"] > 2
-    number = dip(noisy, tv_weight=chosen["tv_weight"], output="identity", iterations=5)
+    number = dip(noisy, tv_weight=chosen["tv_weight"], iterations=5)
     assert same_result(run, number)
 
 
@@ -413,10 +413,12 @@ def test_a_sigmoid_reaches_beyond_the_quantile_of_the_scale():
     assert scan.truth.max() > 1.3 * quantile
     run = dip(scan, output="sigmoid", iterations=100)
     assert run.image.min() >= 0 and run.image.max() > 1.3 * quantile
-    largest = run.configuration["image_scale"]
+    largest = run.configuration["ceiling"] * run.configuration["image_scale"]
     assert run.image.max() <= largest and 1.1 * scan.truth.max() < largest
     free = dip(scan, output="identity", iterations=2)
     assert free.configuration["image_scale"] == pytest.approx(quantile, rel=1e-5)
+    assert run.configuration["image_scale"] == free.configuration["image_scale"]
+    assert "ceiling" not in free.configuration
     assert free.image.min() < 0
 
 
@@ -447,7 +449,7 @@ def test_the_network_is_chosen_by_the_longer_side(shape, network):
     run = reconstruct(made.with_grid(Grid(shape, made.grid.pixel_size)), **_once())
     assert run.image.shape == shape
     assert run.configuration["network"] == network
-    assert run.configuration["output"] == make_network(network).output
+    assert run.configuration["output"] == "sigmoid"
 
 
 @pytest.mark.slow
@@ -669,7 +671,8 @@ def test_a_sigmoid_reaches_the_largest_values(source):
     scan = small_scan("fan", source=source, noise=0.02)
     run = dip(scan, iterations=1, tv_weight=0.0)
     assert run.configuration["output"] == "sigmoid"
-    assert run.configuration["image_scale"] > 1.1 * scan.truth.max()
+    largest = run.configuration["ceiling"] * run.configuration["image_scale"]
+    assert largest > 1.1 * scan.truth.max()
 
 
 @pytest.mark.parametrize(

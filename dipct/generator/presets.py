@@ -24,6 +24,7 @@ def make_network(
     *,
     in_channels: int = 1,
     output: Output | None = None,
+    ceiling: float = 1.0,
     upsampling: Upsampling = "bilinear",
 ) -> UNet:
     """A published network.
@@ -36,6 +37,7 @@ def make_network(
         name: small, 128 or walnut.
         in_channels: channels of the input.
         output: what follows the last convolution; default: as published (a sigmoid for small).
+        ceiling: largest value of a sigmoid.
         upsampling: see :class:`UNet`.
 
     Raises:
@@ -44,4 +46,4 @@ def make_network(
     if name not in _PRESETS:
         raise ConfigurationError(f"network must be {', '.join(NETWORKS)}; got {name!r}.")
     settings = _PRESETS[name] | ({} if output is None else {"output": output})
-    return UNet(in_channels=in_channels, upsampling=upsampling, **settings)
+    return UNet(in_channels=in_channels, ceiling=ceiling, upsampling=upsampling, **settings)

@@ -1,5 +1,6 @@
 """The U-Net of the Deep Image Prior in tomography."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -39,10 +40,11 @@ class UNet(Network):
         in_channels: channels of the input.
         normalisation: whether group normalisation follows every convolution but the last.
         output: what follows the last convolution.
+        ceiling: largest value of a sigmoid.
         upsampling: interpolation; ``nearest`` also has a deterministic gradient on GPUs.
 
     Raises:
-        ConfigurationError: impossible channels.
+        ConfigurationError: impossible channels or ceiling.
     """
 
     last_block = "outc"
@@ -55,6 +57,7 @@ class UNet(Network):
         in_channels: int = 1,
         normalisation: bool = True,
         output: Output = "identity",
+        ceiling: float = 1.0,
         upsampling: Upsampling = "bilinear",
     ) -> None:
         if len(channels) < 1 or len(skip_channels) != len(channels):
@@ -74,6 +77,9 @@ class UNet(Network):
                 "output must be identity or sigmoid, upsampling bilinear or nearest; got "
                 f"{output!r} and {upsampling!r}."
             )
+        if not 0 < ceiling < math.inf:
+            raise ConfigurationError(f"ceiling must be positive and finite; got {ceiling}.")
+        self.ceiling = ceiling
         self.channels, self.skip_channels = tuple(channels), tuple(skip_channels)
         self.in_channels, self.normalisation = in_channels, normalisation
         self.output, self.upsampling = output, upsampling
@@ -146,7 +152,7 @@ class UNet(Network):
             x = layers(f"up_{i}", 2, x, groups=_UP_GROUPS)
         x = layers.convolve("outc", 1, x)
         if self.output == "sigmoid":
-            x = torch.sigmoid(x.clamp(-_SIGMOID_LIMIT, _SIGMOID_LIMIT))
+            x = self.ceiling * torch.sigmoid(x.clamp(-_SIGMOID_LIMIT, _SIGMOID_LIMIT))
         return x
 
     def _upsample(self, x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 _LARGEST_IMAGE = {"small": 32, "128": 256}
 # A sigmoid ends at so many times the largest value of a blurred image: it must not end below the
 # values of the sharp one, nor be near its ends there.
-_SIGMOID_HEADROOM = 2.0
+_HEADROOM = 2.0
 # Image-sized arrays that a step keeps for each channel of the finest scale.
 _ACTIVATIONS_PER_CHANNEL = 20
 
@@ -137,6 +137,16 @@ def generator_of(run: Run) -> tuple[NetworkGenerator, Tensor, float]:
     return generator, torch.from_numpy(np.array(run.generator["theta"])), settings["image_scale"]
 
 
+def sigmoid_ceiling(operator: LinearOperator, data: Tensor) -> float:
+    """Twice the largest value of the image, as estimated from the data: where a sigmoid ends.
+
+    Args:
+        operator: the ray transform.
+        data: projections, [*operator.range_shape].
+    """
+    return _HEADROOM * image_scale(operator, data, quantile=1.0)
+
+
 def network_input(scan: Scan, kind: str, seed: int, scale: float, data: Tensor) -> Tensor:
     """What a network is fed with for a scan.
 
@@ -183,19 +193,19 @@ def _choose(
     data: Tensor,
 ) -> dict[str, Any]:
     name = _network_name(scan, configuration)
-    output = configuration.output or make_network(name).output
     scale = image_scale(operator, data)
-    if output == "sigmoid":
-        scale = _SIGMOID_HEADROOM * image_scale(operator, data, quantile=1.0)
+    bounds = {}
+    if configuration.output == "sigmoid":
+        bounds = {"ceiling": sigmoid_ceiling(operator, data) / scale}
     assert scan.noise is not None
     scaled = scale * operator
     assert isinstance(scaled, LinearOperator)
     weight, _ = choose_tv_weight(scaled, fidelity_of(scan, data), configuration, nonnegative=True)
     return {
         "network": name,
-        "output": output,
         "precision": _precision(configuration, data.device),
         "image_scale": scale,
+        **bounds,
         **weight,
         "data_term": scan.noise.kind,
     }
@@ -216,6 +226,7 @@ def _network(settings: Mapping[str, Any]) -> UNet:
         settings["network"],
         in_channels=2 if settings["input"] == "both" else 1,
         output=settings["output"],
+        ceiling=settings.get("ceiling", 1.0),
         upsampling=settings["upsampling"],
     )
 
