@@ -23,7 +23,7 @@ def ours(adam, gradient, theta, steps=20):
     """All parameters, first to last."""
     averages, path = adam.start(theta), [theta]
     for step in range(steps):
-        theta, averages = adam.step(theta, averages, gradient(theta), step)
+        theta, averages = adam.update(theta, averages, gradient(theta), step)
         path.append(theta)
     return torch.stack(path)
 
@@ -84,7 +84,7 @@ def test_frozen_parameters_do_not_shorten_the_gradient_of_others():
     rates = torch.tensor([0.1, 0.1, 0.0, 0.1, 0.1, 0.1], dtype=torch.float64)
     theta = start()
     adam = Adam(rates, clip=1.0)
-    _, averages = adam.step(theta, adam.start(theta), slopes, 0)
+    _, averages = adam.update(theta, adam.start(theta), slopes, 0)
     assert averages["gradient_mean"][:2].tolist() == pytest.approx([0.06, 0.08], rel=1e-12)
 
 
@@ -132,7 +132,7 @@ def test_clipping_is_that_of_torch(clip):
     assert 3.0 < length < 1e3
     adam = Adam(0.1, clip=clip, betas=(0.0, 0.0))
     # Without averaging the mean is the clipped gradient itself.
-    _, averages = adam.step(theta, adam.start(theta), slopes, 0)
+    _, averages = adam.update(theta, adam.start(theta), slopes, 0)
     clipped = averages["gradient_mean"]
     assert same(clipped, slopes * min(1.0, clip / length))
     expected = torch.nn.Parameter(theta.clone())
@@ -153,7 +153,7 @@ def test_clipped_steps_are_those_of_torch():
 def test_a_zero_gradient_is_not_divided_by_its_length():
     theta = start()
     adam = Adam(clip=1.0)
-    moved, averages = adam.step(theta, adam.start(theta), torch.zeros(N, dtype=torch.float64), 0)
+    moved, averages = adam.update(theta, adam.start(theta), torch.zeros(N, dtype=torch.float64), 0)
     assert torch.equal(moved, theta)
     assert bool(torch.isfinite(averages["gradient_mean"]).all())
 
@@ -171,7 +171,7 @@ def test_elements_of_a_batch_are_independent(rate, clip):
     def run(theta, slopes):
         averages = adam.start(theta)
         for step, slope in enumerate(slopes):
-            theta, averages = adam.step(theta, averages, slope, step)
+            theta, averages = adam.update(theta, averages, slope, step)
         return theta
 
     together = run(theta, slopes)
@@ -184,10 +184,10 @@ def test_elements_of_a_batch_are_independent(rate, clip):
 def test_inputs_are_left_alone():
     theta, slopes = start(2), start(2, seed=3)
     adam = Adam(torch.linspace(0, 0.1, N, dtype=torch.float64), clip=0.5, schedule=WarmUp(3))
-    theta, averages = adam.step(theta, adam.start(theta), slopes, 0)
+    theta, averages = adam.update(theta, adam.start(theta), slopes, 0)
     given = {"theta": theta, "slopes": slopes, "rate": adam.learning_rate, **averages}
     kept = {name: tensor.clone() for name, tensor in given.items()}
-    moved, _ = adam.step(theta, averages, slopes, 1)
+    moved, _ = adam.update(theta, averages, slopes, 1)
     assert all(torch.equal(given[name], kept[name]) for name in given)
     assert not torch.equal(moved, theta)
 
@@ -197,7 +197,7 @@ def test_steps_keep_the_type(dtype):
     theta = start().to(dtype)
     for rate in (0.1, torch.full((N,), 0.1), torch.full((N,), 0.1, dtype=torch.float64)):
         adam = Adam(rate, schedule=WarmUp(2), clip=0.1)
-        moved, averages = adam.step(theta, adam.start(theta), theta, 0)
+        moved, averages = adam.update(theta, adam.start(theta), theta, 0)
         assert {t.dtype for t in (moved, *averages.values())} == {dtype}
 
 
@@ -206,7 +206,7 @@ def test_huge_gradients_are_not_finite_in_silence():
     theta = start()
     adam = Adam(0.1, clip=1.0)
     slopes = torch.full((N,), math.nan, dtype=torch.float64)
-    moved, _ = adam.step(theta, adam.start(theta), slopes, 0)
+    moved, _ = adam.update(theta, adam.start(theta), slopes, 0)
     assert bool(torch.isnan(moved).all())
 
 

@@ -146,7 +146,7 @@ def test_the_estimate_is_the_image_of_the_lowest_objective_seen():
     assert int(tensors["chosen_step"]) == int(seen.argmin())
     assert float(tensors["lowest"]) == float(seen.min())
     assert torch.equal(solution.value, method.generator(tensors["chosen"]))
-    assert float(method.objective(solution.value)) == float(seen.min())
+    assert float(method.loss.objective(solution.value)) == float(seen.min())
     assert not solution.value.requires_grad
     assert solution.value.shape == SHAPE
 
@@ -156,14 +156,14 @@ def test_the_lowest_objective_is_kept_where_the_last_is_worse():
     solution = run(method, every=1)
     seen = solution.history["objective"]
     assert float(seen[-1]) > 1.1 * float(seen.min())
-    assert float(method.objective(solution.value)) == float(seen[:-1].min())
+    assert float(method.loss.objective(solution.value)) == float(seen[:-1].min())
 
 
 def test_the_gradient_step_is_that_of_the_scaled_objective():
     method = fit(optimiser=Adam(1e-2, betas=(0.0, 0.0)))
     tensors = method.start()
     theta = tensors["theta"].clone().requires_grad_()
-    loss = method.objective(method.generator(theta)) / math.prod(RANGE)
+    loss = method.loss.objective(method.generator(theta)) / math.prod(RANGE)
     (gradient,) = torch.autograd.grad(loss, theta)
     found = method.step(tensors)["gradient_mean"]
     torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)
@@ -177,7 +177,7 @@ def test_figures_are_those_of_the_current_iterate():
     solution = run(method, every=3)
     last = {name: float(values[-1]) for name, values in solution.history.items()}
     image = method.generator(solution.state.tensors["theta"])
-    fidelity = method.objective.terms[0][1].fidelity
+    fidelity = method.loss.objective.terms[0][1].fidelity
     assert last["iteration"] == 30
     assert last["fidelity"] == float(fidelity.value(system()(image)))
     assert last["discrepancy"] == pytest.approx(2 * last["fidelity"] / 88)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from dipct.errors import ConfigurationError
+from dipct.shapes import check_shape
+from dipct.solver.loss import Evaluation, GeneratorLoss
+from dipct.solver.optimiser import Optimiser
 
 Schedule = Callable[[int], float]
 """From the number of completed steps to a factor of the learning rate."""
@@ -48,7 +51,7 @@ class CosineDecay:
 
 
 @dataclass(frozen=True, eq=False)
-class Adam:
+class Adam(Optimiser):
     """Adam (Kingma & Ba, ICLR 2015) for flat vectors, each element of a batch by itself.
 
     Attributes:
@@ -79,14 +82,32 @@ class Adam:
                 f"{self.epsilon}."
             )
 
+    def check(self, theta: Tensor) -> None:
+        """See :meth:`Optimiser.check`."""
+        rate = torch.as_tensor(self.learning_rate)
+        if rate.ndim > 0:
+            check_shape(rate, "P", name="The learning rate", P=theta.shape[-1])
+
     def start(self, theta: Tensor) -> dict[str, Tensor]:
         """The averages before the first step."""
         return {"gradient_mean": torch.zeros_like(theta), "square_mean": torch.zeros_like(theta)}
 
     def step(
+        self,
+        theta: Tensor,
+        memory: dict[str, Tensor],
+        here: Evaluation,
+        loss: GeneratorLoss,
+        step: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`Optimiser.step`."""
+        assert here.gradient is not None
+        return self.update(theta, memory, here.gradient, step)
+
+    def update(
         self, theta: Tensor, averages: dict[str, Tensor], gradient: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step.
+        """One step from a gradient.
 
         Args:
             theta: [... P].

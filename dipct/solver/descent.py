@@ -1,6 +1,5 @@
 """Fit a generator: minimise an objective of its image over its parameters."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -8,10 +7,12 @@ from torch import Tensor
 
 from dipct.errors import ConfigurationError, ShapeError
 from dipct.generator.base import Generator
-from dipct.objective.objective import DataTerm, Objective
+from dipct.objective.objective import Objective
 from dipct.shapes import check_shape
 from dipct.solver.adam import Adam
 from dipct.solver.iteration import Method
+from dipct.solver.loss import Evaluation, GeneratorLoss
+from dipct.solver.optimiser import Optimiser
 from dipct.solver.selection import Iterate, LowestObjective, Selection
 from dipct.solver.solution import Status
 
@@ -20,7 +21,7 @@ Measure = Callable[[Tensor], dict[str, Tensor]]
 
 
 class GeneratorFit(Method):
-    """Minimise ``objective(G(theta))`` over theta by Adam: the Deep Image Prior and its kin.
+    """Minimise ``objective(G(theta))`` over theta: the Deep Image Prior and its kin.
 
     A batch of objectives is fitted with one parameter vector each, as one by one, but ends as a
     whole: when all elements are done, or when one diverges. The estimate is the image of the
@@ -33,10 +34,10 @@ class GeneratorFit(Method):
         generator: G.
         objective: of images; its terms may have batch axes.
         initial: first parameters, [... P], with the batch axes of the objective.
-        optimiser: settings of Adam.
+        optimiser: default: Adam.
         selection: which iterate is the result, and when to stop.
-        loss_scale: Adam sees the objective times this, which matters to clipping only; default:
-            1 / m, so that the loss of a perfect fit is about 1/2 at every size.
+        loss_scale: the optimiser sees the objective times this, which matters to clipping only;
+            see :class:`GeneratorLoss`.
         measure: more figures of the image, such as its PSNR where the truth is known; they
             never influence the fit.
 
@@ -51,35 +52,31 @@ class GeneratorFit(Method):
         objective: Objective,
         initial: Tensor,
         *,
-        optimiser: Adam | None = None,
+        optimiser: Optimiser | None = None,
         selection: Selection | None = None,
         loss_scale: float | None = None,
         measure: Measure | None = None,
     ) -> None:
         check_shape(initial, "... P", name="The initial parameters", P=generator.n_parameters)
-        if loss_scale is not None and not 0 < loss_scale < math.inf:
-            raise ConfigurationError(f"loss_scale must be positive and finite; got {loss_scale}.")
-        self.generator, self.objective = generator, objective
+        self.loss = GeneratorLoss(generator, objective, loss_scale)
         self._initial = initial.detach()
         self._optimiser, self._selection = optimiser or Adam(), selection or LowestObjective()
-        self._loss_scale = 1 / objective.size if loss_scale is None else loss_scale
         self._measure = measure
-        rate = torch.as_tensor(self._optimiser.learning_rate)
-        if rate.ndim > 0:
-            check_shape(rate, "P", name="The learning rate", P=generator.n_parameters)
-        data_terms = [term for _, term in objective.terms if isinstance(term, DataTerm)]
-        self._data_term = data_terms[0] if data_terms else None
+        self._optimiser.check(initial)
+
+    @property
+    def generator(self) -> Generator:
+        """G."""
+        return self.loss.generator
 
     def start(self) -> dict[str, Tensor]:
         """See :meth:`Method.start`."""
         theta = self._initial
-        with torch.no_grad():
-            image, values = self._evaluate(theta)
-            first = self._iterate(0, theta, image, values)
-            self.observed = tuple(self._measure(image)) if self._measure is not None else ()
-        if first.objective.shape != theta.shape[:-1]:
+        here = self.loss.evaluate(theta)
+        self.observed = tuple(self._measure(here.image)) if self._measure is not None else ()
+        if here.objective.shape != theta.shape[:-1]:
             raise ShapeError(
-                f"The objective has the batch axes {tuple(first.objective.shape)}, the initial "
+                f"The objective has the batch axes {tuple(here.objective.shape)}, the initial "
                 f"parameters have {tuple(theta.shape[:-1])}; every element of a batch needs "
                 "parameters of its own."
             )
@@ -87,25 +84,17 @@ class GeneratorFit(Method):
             "theta": theta,
             "step": torch.tensor(0),
             **self._optimiser.start(theta),
-            **self._selection.start(first),
+            **self._selection.start(_iterate(0, theta, here)),
         }
 
     def step(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Method.step`."""
-        step = int(tensors["step"])
-        theta = tensors["theta"].detach().requires_grad_()
-        with torch.enable_grad():
-            image, values = self._evaluate(theta)
-            loss = self._loss_scale * self.objective.total(values).sum()
-        (gradient,) = torch.autograd.grad(loss, theta)
-        theta = theta.detach()
+        step, theta = int(tensors["step"]), tensors["theta"]
+        here = self.loss.differentiate(theta)
         with torch.no_grad():
-            detached = {name: value.detach() for name, value in values.items()}
-            iterate = self._iterate(step, theta, image.detach(), detached)
-            kept = self._selection.update(tensors, iterate)
-            averages = {name: tensors[name] for name in ("gradient_mean", "square_mean")}
-            theta, averages = self._optimiser.step(theta, averages, gradient, step)
-        return {"theta": theta, "step": torch.tensor(step + 1), **averages, **kept}
+            kept = self._selection.update(tensors, _iterate(step, theta, here))
+            theta, memory = self._optimiser.step(theta, tensors, here, self.loss, step)
+        return {"theta": theta, "step": torch.tensor(step + 1), **memory, **kept}
 
     def estimate(self, tensors: dict[str, Tensor]) -> Tensor:
         """The image of the chosen iterate, [... *image_shape]."""
@@ -114,14 +103,12 @@ class GeneratorFit(Method):
 
     def figures(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Method.figures`."""
-        step = int(tensors["step"])
+        step, here = int(tensors["step"]), self.loss.evaluate(tensors["theta"])
         with torch.no_grad():
-            image, values = self._evaluate(tensors["theta"])
-            iterate = self._iterate(step, tensors["theta"], image, values)
-            figures = {"objective": iterate.objective, **values}
-            if self._data_term is not None:
-                figures["discrepancy"] = iterate.discrepancy
-            measured = {} if self._measure is None else self._measure(image)
+            figures = {"objective": here.objective, **here.values}
+            if self.loss.data_term is not None:
+                figures["discrepancy"] = here.discrepancy
+            measured = {} if self._measure is None else self._measure(here.image)
             figures |= self._selection.figures(tensors, step)
         taken = sorted(measured.keys() & {"iteration", *figures})
         if taken:
@@ -132,15 +119,6 @@ class GeneratorFit(Method):
         """See :meth:`Method.outcome`."""
         return self._selection.outcome(figures)
 
-    def _evaluate(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        image = self.generator(theta)
-        return image, self.objective.values(image)
 
-    def _iterate(
-        self, step: int, theta: Tensor, image: Tensor, values: dict[str, Tensor]
-    ) -> Iterate:
-        objective = self.objective.total(values)
-        discrepancy = torch.zeros_like(objective)
-        if self._data_term is not None:
-            discrepancy = 2 * values[self._data_term.name] / self._data_term.size
-        return Iterate(step, theta, image, objective, discrepancy)
+def _iterate(step: int, theta: Tensor, here: Evaluation) -> Iterate:
+    return Iterate(step, theta, here.image, here.objective, here.discrepancy)
