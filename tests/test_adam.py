@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dipct.errors import ConfigurationError
-from dipct.solver import Adam, CosineDecay, WarmUp
+from dipct.solver import Adam, CosineDecay, OneCycle, WarmUp
 
 N = 6
 
@@ -234,3 +234,29 @@ def test_huge_gradients_are_not_finite_in_silence():
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         Adam(**settings)
+
+
+@pytest.mark.parametrize("total", [10, 100])
+def test_one_cycle_is_that_of_torch(total):
+    number = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([number], 1.0)
+    torchs_own = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 1.0, total_steps=total, cycle_momentum=False
+    )
+    expected = []
+    for _ in range(total):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        torchs_own.step() if len(expected) < total else None
+    ours = [OneCycle(total)(step) for step in range(total)]
+    assert ours == pytest.approx(expected, rel=1e-9)
+    assert [OneCycle(total, rising=0.5)(step) for step in range(total)] != pytest.approx(expected)
+
+
+def test_weight_decay_is_that_of_torch():
+    gradient, theta = quadratic(), start()
+    rates = torch.full((N,), 0.03, dtype=torch.float64)
+    options = {"weight_decay": 0.1}
+    expected = torchs(gradient, theta, rates, **options)
+    assert same(ours(Adam(0.03, **options), gradient, theta), expected)
+    assert not same(ours(Adam(0.03), gradient, theta), expected, 1e-4)

@@ -5,6 +5,7 @@ from dipct.generator.deep_decoder import DeepDecoder as DeepDecoder
 from dipct.generator.network import Network as Network
 from dipct.generator.network import NetworkGenerator as NetworkGenerator
 from dipct.generator.network import Precision as Precision
+from dipct.generator.network import apply_network as apply_network
 from dipct.generator.network import check_bfloat16 as check_bfloat16
 from dipct.generator.network import has_bfloat16 as has_bfloat16
 from dipct.generator.parameters import Kind as Kind

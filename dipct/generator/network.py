@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dipct.errors import ConfigurationError, DeviceUnavailableError, DtypeError, ShapeError
 from dipct.generator.base import Generator
-from dipct.generator.parameters import Kind, Parameter
+from dipct.generator.parameters import Kind, Parameter, ParameterLayout
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -164,15 +164,33 @@ class NetworkGenerator(Generator):
         return self.network.input_shape(self.range_shape[1:])
 
     def _image(self, theta: Tensor, z: Tensor) -> Tensor:
-        # Contiguous: torch has no forward derivative of a group norm in channels-last memory.
-        z = z[None].contiguous()
-        if self.precision == "float32":
-            return self.network(self.layout.split(theta), z)[0]
-        exact, reduced = self.layout.split(theta), self.layout.split(_Reduction.apply(theta))
-        last = [p.name for p in self.network.parameters if p.block == self.network.last_block]
-        mixed = reduced | {name: exact[name] for name in last}
-        z = z.to(torch.bfloat16, memory_format=torch.channels_last)
-        return self.network(mixed, z)[0].contiguous()
+        return apply_network(self.network, theta, z[None], precision=self.precision)[0]
+
+
+def apply_network(
+    network: Network, theta: Tensor, z: Tensor, *, precision: Precision = "float32"
+) -> Tensor:
+    """Images of several inputs by one network.
+
+    Args:
+        network: the architecture.
+        theta: its parameters, [P].
+        z: inputs, [N C *input].
+        precision: of the computation, see :class:`NetworkGenerator`.
+
+    Returns:
+        [N 1 H W], in the type of theta.
+    """
+    layout = ParameterLayout(network.parameters)
+    # Contiguous: torch has no forward derivative of a group norm in channels-last memory.
+    z = z.contiguous()
+    if precision == "float32":
+        return network(layout.split(theta), z)
+    exact, reduced = layout.split(theta), layout.split(_Reduction.apply(theta))
+    last = [p.name for p in network.parameters if p.block == network.last_block]
+    mixed = reduced | {name: exact[name] for name in last}
+    z = z.to(torch.bfloat16, memory_format=torch.channels_last)
+    return network(mixed, z).contiguous()
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from dipct.solver.adam import Adam as Adam
 from dipct.solver.adam import CosineDecay as CosineDecay
+from dipct.solver.adam import OneCycle as OneCycle
 from dipct.solver.adam import WarmUp as WarmUp
 from dipct.solver.cgls import CGLS as CGLS
 from dipct.solver.deep_image_prior import deep_image_prior as deep_image_prior

@@ -50,6 +50,35 @@ class CosineDecay:
         return WarmUp(self.warm_up)(step) * decay
 
 
+@dataclass(frozen=True)
+class OneCycle:
+    """Half a cosine up to the full rate and half a cosine down (Smith & Topin, arXiv 1708.07120).
+
+    Attributes:
+        total: the last step.
+        rising: share of the steps on the way up.
+        first: factor of the first step.
+        last: factor of the last.
+    """
+
+    total: int
+    rising: float = 0.3
+    first: float = 1 / 25
+    last: float = 1 / 250_000
+
+    def __call__(self, step: int) -> float:
+        """The factor before a step."""
+        top = max(self.rising * self.total - 1, 0.0)
+        if step <= top:
+            return self._between(self.first, 1.0, step / max(top, 1.0))
+        share = (step - top) / max(self.total - 1 - top, 1.0)
+        return self._between(1.0, self.last, min(share, 1.0))
+
+    @staticmethod
+    def _between(start: float, end: float, share: float) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
 @dataclass(frozen=True, eq=False)
 class Adam(Optimiser):
     """Adam (Kingma & Ba, ICLR 2015) for flat vectors, each element of a batch by itself.
@@ -60,6 +89,7 @@ class Adam(Optimiser):
         clip: gradients longer than this are shortened to it; default: never.
         betas: decay of the averages of the gradient and of its square.
         epsilon: keeps the division finite.
+        weight_decay: so many times the parameters are added to the gradient, after clipping.
     """
 
     learning_rate: float | Tensor = 1e-3
@@ -67,6 +97,7 @@ class Adam(Optimiser):
     clip: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         rate = torch.as_tensor(self.learning_rate)
@@ -80,6 +111,10 @@ class Adam(Optimiser):
             raise ConfigurationError(
                 f"betas must lie in [0, 1) and epsilon be positive; got {self.betas} and "
                 f"{self.epsilon}."
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigurationError(
+                f"weight_decay must be zero or positive and finite; got {self.weight_decay}."
             )
 
     def check(self, theta: Tensor) -> None:
@@ -124,6 +159,8 @@ class Adam(Optimiser):
             gradient = torch.where(rate > 0, gradient, 0.0)
             length = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
             gradient = gradient * (self.clip / length.clamp(min=self.clip))
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * theta
         first, second = self.betas
         mean = torch.lerp(gradient, averages["gradient_mean"], first)
         square = torch.lerp(gradient.square(), averages["square_mean"], second)
