@@ -12,7 +12,14 @@ from odl.applications import tomo
 from scalar_tracing import scalar_matrix, scalar_slice_matrix
 from scipy import sparse
 
-from dipct.generator import DeepDecoder, NetworkGenerator, PixelImage, UNet
+from dipct.generator import (
+    DeepDecoder,
+    NetworkGenerator,
+    PixelImage,
+    SingularValues,
+    Subspace,
+    UNet,
+)
 from dipct.measurement import (
     ConeGeometry,
     ConeSliceGeometry,
@@ -399,9 +406,9 @@ class Around(Operator):
     that of the generator.
     """
 
-    def __init__(self, network, image_shape, dtype, scale=5e-4):
-        self.generator, self.scale = network_generator(network, image_shape, dtype), scale
-        self.start = self.generator.initial(1).to(dtype)
+    def __init__(self, generator, scale=5e-4):
+        self.generator, self.scale = generator, scale
+        self.start = self.generator.initial(1).to(generator.dtype)
         self.domain_shape = self.generator.domain_shape
         self.range_shape = self.generator.range_shape
 
@@ -425,14 +432,53 @@ _NETWORKS = {
 }
 
 
+def _around(network, image_shape, dtype):
+    return Around(network_generator(network, image_shape, dtype))
+
+
+def pretrained(network, image_shape, dtype=F64):
+    """A network with parameters that are no longer its initial ones."""
+    generator = network_generator(network, image_shape, dtype)
+    noise = torch.randn(generator.n_parameters, generator=torch.Generator().manual_seed(13))
+    return generator, (generator.initial(1) + 0.1 * noise).to(dtype)
+
+
+def random_basis(n, dimension, dtype=F64, every=1):
+    """Normal numbers, [n dimension], in every so many rows."""
+    basis = torch.randn(n, dimension, generator=torch.Generator().manual_seed(14), dtype=F64)
+    basis[torch.arange(n) % every != 0] = 0
+    return basis.to(dtype)
+
+
+def _restricted():
+    def subspace(dtype):
+        generator, theta = pretrained(UNet((4, 4), (0, 2)), (6, 5), dtype)
+        return Around(Subspace(generator, theta, random_basis(theta.numel(), 7, dtype)))
+
+    def sparse_subspace(dtype):
+        return Subspace(
+            PixelImage((1, 4, 5), output="sigmoid"),
+            torch.linspace(-1, 1, 20, dtype=dtype),
+            random_basis(20, 4, dtype, every=3),
+        )
+
+    def singular_values(dtype, rank=None):
+        return Around(SingularValues(*pretrained(UNet((4, 4), (0, 2)), (6, 5), dtype), rank=rank))
+
+    yield Entry("subspace of a U-Net", subspace, _FLOAT64)
+    yield Entry("sparse subspace of a sigmoid", sparse_subspace)
+    yield Entry("singular values of a U-Net", singular_values, _FLOAT64)
+    yield Entry("singular values, rank 2", lambda t: singular_values(t, 2), _FLOAT64)
+
+
 def _generators():
     # In float32 a step is either large enough to cross kinks or lost in rounding.
     for name, (network, shape) in _NETWORKS.items():
-        yield Entry(name, lambda t, n=network, s=shape: Around(n, s, t), (F64,))
+        yield Entry(name, lambda t, n=network, s=shape: _around(n, s, t), (F64,))
     fan_network = UNet((4, 4), (0, 1))
     yield Entry(
         "ray transform of a U-Net",
-        lambda t: ray("fan", dtype=t) @ Around(fan_network, IMAGE.shape, t),
+        lambda t: ray("fan", dtype=t) @ _around(fan_network, IMAGE.shape, t),
         (F64,),
     )
     for shape in ((1, 4, 5), (1, 2, 3, 4)):
@@ -455,7 +501,7 @@ def _generators():
     )
 
 
-ENTRIES = {e.name: e for e in (*_rays(), *_algebra(), *_others(), *_generators())}
+ENTRIES = {e.name: e for e in (*_rays(), *_algebra(), *_others(), *_generators(), *_restricted())}
 
 
 @cache

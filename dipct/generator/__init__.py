@@ -14,4 +14,8 @@ from dipct.generator.parameters import ParameterLayout as ParameterLayout
 from dipct.generator.pixels import PixelImage as PixelImage
 from dipct.generator.presets import NETWORKS as NETWORKS
 from dipct.generator.presets import make_network as make_network
+from dipct.generator.singular_values import SingularValues as SingularValues
+from dipct.generator.subspace import Subspace as Subspace
+from dipct.generator.trajectory import principal_directions as principal_directions
+from dipct.generator.trajectory import sparsify as sparsify
 from dipct.generator.unet import UNet as UNet

@@ -17,6 +17,8 @@ class Kind(Enum):
     BIAS = "bias"
     NORMALISATION = "normalisation"
     PIXELS = "pixels"
+    COEFFICIENTS = "coefficients"
+    SINGULAR_VALUES = "singular_values"
 
 
 @dataclass(frozen=True)
