@@ -11,25 +11,31 @@ from dipct.phantom import (
     disc_centers,
     discs,
     ellipses,
+    find_phantom,
     make_phantom,
+    noise_disc,
     phantom_names,
     random_ellipses,
     random_ellipsoids,
     random_rectangles,
     rectangles,
+    seeded_phantom_names,
     shepp_logan,
     shepp_logan_ellipsoids,
     walnut,
 )
 from dipct.phantom.ellipses import BALL_RADIUS, WALNUT_DISC_RADIUS
 from dipct.phantom.ellipsoids import Ellipsoid, rotation_in_plane, sampler
+from dipct.phantom.noise_masks import DISC_RADIUS
 from dipct.phantom.random_field import RandomField
 from dipct.phantom.sampling import render, unit_axes, unit_scale
 from dipct.phantom.walnut import Walnut
 from dipct.phantom.walnut_kernel import smooth_maximum, smooth_minimum
 
 FIELD_OF_VIEW = 50.1
-SEEDED = ("ellipses", "ellipses-in-disc", "rectangles", "walnut")
+SEEDED = ("ellipses", "ellipses-in-disc", "noise-disc", "rectangles", "walnut")
+# White noise has no limit as pixels get smaller: its own tests say what holds instead.
+FUNCTIONS_OF_POSITION = [name for name in phantom_names() if name != "noise-disc"]
 
 
 def square(n, ndim=2):
@@ -109,7 +115,7 @@ def test_global_random_state_is_neither_used_nor_changed(name):
     np.testing.assert_array_equal(first, make_phantom(name, square(24), seed=3))
 
 
-@pytest.mark.parametrize("name", phantom_names())
+@pytest.mark.parametrize("name", FUNCTIONS_OF_POSITION)
 def test_same_phantom_at_every_resolution(name):
     coarse = make_phantom(name, square(64), seed=2, peak=1.0)
     for factor in (2, 5):
@@ -384,6 +390,53 @@ def test_walnut_at_full_size_is_the_same_nut():
     assert np.abs(pooled(walnut(square(504), seed=1), 4) - coarse).mean() > 0.05
 
 
+# ---------------------------------------------------------------- noise in a disc
+
+
+def distance_from_centre(grid):
+    _, y, x = unit_axes(grid)
+    return np.hypot(y[:, None], x)
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (90, 150), (150, 90)])
+def test_noise_disc_is_uniform_in_a_disc(shape):
+    grid = Grid(shape, 0.7, (3.0, -5.0))
+    image = noise_disc(grid, seed=1)
+    distance, pixel = distance_from_centre(grid), 2 / max(shape)
+    assert np.all(image[distance > DISC_RADIUS + pixel] == 0)
+    inside = image[distance < DISC_RADIUS - pixel]
+    counts = np.histogram(inside, bins=10, range=(0, 1))[0]
+    expected = inside.size / 10
+    np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(expected))
+
+
+def autocorrelation(image, grid, shift):
+    """Of neighbouring pixels of the square inside the disc, one or more columns apart."""
+    inside = np.abs(np.array(np.meshgrid(*unit_axes(grid)[1:], indexing="ij"))).max(axis=0) < 0.6
+    square_ = image[np.ix_(inside.any(axis=1), inside.any(axis=0))]
+    return np.corrcoef(square_[:, shift:].ravel(), square_[:, :-shift].ravel())[0, 1]
+
+
+def test_noise_disc_is_white():
+    grid = square(200)
+    image = noise_disc(grid)
+    limit = 5 / np.sqrt(120 * 119)
+    assert max(abs(autocorrelation(image, grid, shift)) for shift in (1, 2, 5)) < limit
+    assert abs(autocorrelation(walnut(grid), grid, 1)) > limit
+    assert abs(autocorrelation((image + np.roll(image, 1, axis=1)) / 2, grid, 1)) > limit
+
+
+@pytest.mark.parametrize("factor", [2, 5])
+def test_noise_disc_depends_on_the_resolution_as_white_noise_does(factor):
+    grid = square(60)
+    inside = distance_from_centre(grid) < DISC_RADIUS - 2 / 60
+    coarse = noise_disc(grid)[inside]
+    fine = pooled(noise_disc(square(60 * factor)), factor)[inside]
+    assert abs(np.corrcoef(coarse, fine)[0, 1]) < 5 / np.sqrt(inside.sum())
+    assert coarse.std() == pytest.approx(1 / np.sqrt(12), rel=0.05)
+    assert fine.std() == pytest.approx(coarse.std() / factor, rel=0.07)
+
+
 # ---------------------------------------------------------------- building blocks
 
 
@@ -424,6 +477,11 @@ def test_spelling_of_names_is_forgiving(name):
     np.testing.assert_array_equal(
         make_phantom(name, square(16)), make_phantom("shepp-logan", square(16))
     )
+
+
+def test_names():
+    assert set(SEEDED) == set(seeded_phantom_names()) < set(phantom_names())
+    assert find_phantom(" Noise_DISC") == "noise-disc"
 
 
 @pytest.mark.parametrize(

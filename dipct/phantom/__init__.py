@@ -1,6 +1,15 @@
-"""Seeded synthetic images and volumes, functions of the grid and independent of its resolution."""
+"""Seeded synthetic images and volumes, functions of the grid and independent of its resolution.
 
-from dipct.phantom.catalogue import default_peak, make_phantom, phantom_names
+White noise in a disc is the one exception: see :func:`noise_disc`.
+"""
+
+from dipct.phantom.catalogue import (
+    default_peak,
+    find_phantom,
+    make_phantom,
+    phantom_names,
+    seeded_phantom_names,
+)
 from dipct.phantom.discs import DISCS, disc_centers, discs
 from dipct.phantom.ellipses import (
     ellipses,
@@ -9,6 +18,7 @@ from dipct.phantom.ellipses import (
     random_ellipsoids,
 )
 from dipct.phantom.ellipsoids import Ellipsoid
+from dipct.phantom.noise_masks import noise_disc
 from dipct.phantom.rectangles import Rectangle, random_rectangles, rectangles
 from dipct.phantom.shepp_logan import shepp_logan, shepp_logan_ellipsoids
 from dipct.phantom.walnut import walnut
@@ -22,12 +32,15 @@ __all__ = [
     "discs",
     "ellipses",
     "ellipses_in_disc",
+    "find_phantom",
     "make_phantom",
+    "noise_disc",
     "phantom_names",
     "random_ellipses",
     "random_ellipsoids",
     "random_rectangles",
     "rectangles",
+    "seeded_phantom_names",
     "shepp_logan",
     "shepp_logan_ellipsoids",
     "walnut",

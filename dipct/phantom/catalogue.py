@@ -9,6 +9,7 @@ from dipct.errors import ConfigurationError
 from dipct.measurement.grid import Grid
 from dipct.phantom.discs import discs
 from dipct.phantom.ellipses import ellipses, ellipses_in_disc
+from dipct.phantom.noise_masks import noise_disc
 from dipct.phantom.rectangles import rectangles
 from dipct.phantom.shepp_logan import shepp_logan
 from dipct.phantom.walnut import walnut
@@ -24,6 +25,7 @@ _FIXED: dict[str, Callable[[Grid], np.ndarray]] = {
 _SEEDED: dict[str, Callable[..., np.ndarray]] = {
     "ellipses": ellipses,
     "ellipses-in-disc": ellipses_in_disc,
+    "noise-disc": noise_disc,
     "rectangles": rectangles,
     "walnut": walnut,
 }
@@ -32,6 +34,30 @@ _SEEDED: dict[str, Callable[..., np.ndarray]] = {
 def phantom_names() -> tuple[str, ...]:
     """The names that :func:`make_phantom` knows, in alphabetical order."""
     return tuple(sorted([*_FIXED, *_SEEDED]))
+
+
+def seeded_phantom_names() -> tuple[str, ...]:
+    """The names of the phantoms that are drawn at random, in alphabetical order."""
+    return tuple(sorted(_SEEDED))
+
+
+def find_phantom(name: str) -> str:
+    """A phantom's name as :func:`phantom_names` spells it.
+
+    Args:
+        name: case and ``_`` or blank for ``-`` do not matter.
+
+    Raises:
+        ConfigurationError: an unknown name.
+    """
+    key = str(name).strip().lower().replace("_", "-").replace(" ", "-")
+    if key not in phantom_names():
+        close = get_close_matches(key, phantom_names(), n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigurationError(
+            f"There is no phantom called {name!r}.{hint} Known: {', '.join(phantom_names())}."
+        )
+    return key
 
 
 def default_peak(grid: Grid) -> float:
@@ -61,13 +87,7 @@ def make_phantom(name: str, grid: Grid, *, seed: int = 0, peak: float | None = N
         ConfigurationError: an unknown name, a negative or fractional seed, or a peak that is not
             positive.
     """
-    key = str(name).strip().lower().replace("_", "-").replace(" ", "-")
-    if key not in _FIXED and key not in _SEEDED:
-        close = get_close_matches(key, phantom_names(), n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ConfigurationError(
-            f"There is no phantom called {name!r}.{hint} Known: {', '.join(phantom_names())}."
-        )
+    key = find_phantom(name)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigurationError(f"seed must be a whole number, 0 or larger; got {seed!r}.")
     scale = default_peak(grid) if peak is None else float(peak)

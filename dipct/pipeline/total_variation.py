@@ -14,19 +14,16 @@ from dipct.measurement.scan import Scan
 from dipct.objective import Fidelity, GaussianFidelity, PoissonFidelity
 from dipct.operator.base import LinearOperator
 from dipct.solver import (
-    CGLS,
     IterationState,
     PrimalDualTV,
     WeightChoice,
     attainable_discrepancy,
-    iterate,
     tv_weight_by_discrepancy,
 )
+from dipct.solver.image_scale import DEFAULT_QUANTILE
+from dipct.solver.image_scale import image_scale as image_scales
 
 _LOG = logging.getLogger(__name__)
-# CGLS steps that give the size of the image values: enough for a blurred image.
-_SCALE_ITERATIONS = 5
-_SCALE_QUANTILE = 0.99
 # Relative gap of the solves that choose the weight: the residual settles long before the image.
 _SEARCH_TOLERANCE = 1e-2
 # How far above the best possible fit a residual is let where none reaches the noise level.
@@ -159,21 +156,16 @@ def _weight_by_discrepancy(
 
 
 def image_scale(
-    operator: LinearOperator, data: Tensor, *, quantile: float = _SCALE_QUANTILE
+    operator: LinearOperator, data: Tensor, *, quantile: float = DEFAULT_QUANTILE
 ) -> float:
-    """Size of the image values, found from the data alone: units of length change it in step.
+    """Size of the image values of one scan: see :func:`dipct.solver.image_scale.image_scale`.
 
     Args:
         operator: the ray transform.
         data: projections, [*operator.range_shape].
         quantile: which of the image values to take.
-
-    Returns:
-        The quantile of the image of a few CGLS iterations; 1 if that is not positive.
     """
-    image = iterate(CGLS(operator, data), max_iterations=_SCALE_ITERATIONS).value
-    value = float(np.quantile(image.cpu().numpy(), quantile))
-    return value if value > 0 else 1.0
+    return float(image_scales(operator, data, quantile=quantile))
 
 
 def fidelity_of(scan: Scan, data: Tensor) -> Fidelity:

@@ -8,6 +8,7 @@ from dipct.errors import ConfigurationError
 from dipct.operator.base import LinearOperator
 from dipct.solver.cgls import CGLS
 from dipct.solver.iteration import iterate
+from dipct.solver.solution import Status
 
 # CGLS steps that give the size of the image values: enough for a blurred image.
 _ITERATIONS = 5
@@ -32,11 +33,15 @@ def image_scale(
         ConfigurationError: a quantile outside [0, 1], or an operator without exact adjoint.
         ShapeError: data that do not fit the operator.
         DataError: data that are not finite.
+        KeyboardInterrupt: stopped by the user.
     """
     if not 0 <= quantile <= 1:
         raise ConfigurationError(f"quantile must be from 0 to 1; got {quantile}.")
-    images = iterate(CGLS(operator, data), max_iterations=_ITERATIONS).value
-    values = quantiles(images.flatten(-len(operator.domain_shape)), quantile)
+    solution = iterate(CGLS(operator, data), max_iterations=_ITERATIONS)
+    if solution.status is Status.INTERRUPTED:
+        # The loop ends early and well; here that would be another scale, and no end.
+        raise KeyboardInterrupt
+    values = quantiles(solution.value.flatten(-len(operator.domain_shape)), quantile)
     return torch.where(values > 0, values, 1.0)
 
 

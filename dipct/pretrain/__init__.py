@@ -1,0 +1,10 @@
+"""Supervised pretraining of a generator: training images and the pairs made of them."""
+
+from dipct.pretrain.images import FolderImages as FolderImages
+from dipct.pretrain.images import PhantomImages as PhantomImages
+from dipct.pretrain.images import TrainingImages as TrainingImages
+from dipct.pretrain.pairs import Pair as Pair
+from dipct.pretrain.pairs import PairSettings as PairSettings
+from dipct.pretrain.pairs import TrainingPairs as TrainingPairs
+from dipct.pretrain.seeds import FOLDS as FOLDS
+from dipct.pretrain.seeds import Fold as Fold
