@@ -1,5 +1,7 @@
 """Evaluation: metrics on arrays."""
 
+from dipct.evaluation.convergence import Convergence as Convergence
+from dipct.evaluation.convergence import convergence as convergence
 from dipct.evaluation.quality import psnr as psnr
 from dipct.evaluation.quality import relative_error as relative_error
 from dipct.evaluation.quality import ssim as ssim
