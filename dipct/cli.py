@@ -11,6 +11,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from dipct.cli_data import data_app
+from dipct.cli_pretrain import pretrain
 from dipct.cli_reconstruct import reconstruct
 from dipct.errors import ConfigurationError, DipctError, Interrupted
 from dipct.terminal import (
@@ -135,6 +136,7 @@ def simulate(
 
 
 app.command()(reconstruct)
+app.command()(pretrain)
 
 
 @app.command()

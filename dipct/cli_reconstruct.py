@@ -9,7 +9,7 @@ import typer
 from dipct.errors import ConfigurationError, ConvergenceError
 from dipct.terminal import check_output, number_or_word, print_run, reader_options, say
 
-DIP = "The Deep Image Prior (method dip)"
+DIP = "The Deep Image Prior (methods dip and edip)"
 
 
 class MethodChoice(StrEnum):
@@ -21,6 +21,7 @@ class MethodChoice(StrEnum):
     sirt = "sirt"
     tv = "tv"
     dip = "dip"
+    edip = "edip"
 
 
 class StoppingChoice(StrEnum):
@@ -104,6 +105,28 @@ def reconstruct(
             rich_help_panel=DIP,
         ),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Pretrained network of edip, from dipct pretrain.",
+            rich_help_panel=DIP,
+        ),
+    ] = None,
+    fixed_encoder: Annotated[
+        bool | None,
+        typer.Option(
+            "--fixed-encoder",
+            help="Keep the way from fine to coarse as pretrained (edip).",
+            rich_help_panel=DIP,
+        ),
+    ] = None,
+    encoder_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Another rate for that way (edip).",
+            rich_help_panel=DIP,
+        ),
+    ] = None,
     input: Annotated[
         InputChoice | None,
         typer.Option(
@@ -172,14 +195,18 @@ def reconstruct(
     ] = False,
 ) -> None:
     """Reconstruct a scan; writes a run file, its metrics as JSON and a figure."""
-    from dipct.configuration import ReconstructionConfiguration, read_configuration_file
+    from dipct.configuration import (
+        NETWORK_METHODS,
+        ReconstructionConfiguration,
+        read_configuration_file,
+    )
     from dipct.figures import run_figure, save_figure
     from dipct.pipeline import open_scan
     from dipct.pipeline import reconstruct as reconstruct_scan
     from dipct.run import write_run
 
     given = {
-        "method": _value(method),
+        "method": value_of(method),
         "views": views,
         "angular_range": angular_range,
         "bin": bin,
@@ -189,14 +216,17 @@ def reconstruct(
         "nonnegative": nonnegative,
         "iterations": iterations,
         "tolerance": tolerance,
-        "stopping": _value(stopping),
+        "stopping": value_of(stopping),
         "window": window,
         "patience": patience,
-        "network": _value(network),
-        "input": _value(input),
+        "network": value_of(network),
+        "init": init,
+        "fixed_encoder": fixed_encoder,
+        "encoder_learning_rate": encoder_learning_rate,
+        "input": value_of(input),
         "output": output,
         "upsampling": upsampling,
-        "precision": _value(precision),
+        "precision": value_of(precision),
         "learning_rate": learning_rate,
         "decay": decay,
         "filter": filter,
@@ -209,7 +239,8 @@ def reconstruct(
     settings = read_configuration_file(config) if config else {}
     settings |= {name: value for name, value in given.items() if value is not None}
     configuration = ReconstructionConfiguration.from_values({"method": "tv", **settings})
-    if "seed" in settings and configuration.method != "dip" and not scan.startswith("example:"):
+    draws = configuration.method in NETWORK_METHODS
+    if "seed" in settings and not draws and not scan.startswith("example:"):
         raise ConfigurationError(
             f"The seed is that of an example's object and noise; nothing about {scan} is random "
             "for this method. Leave it out."
@@ -241,5 +272,6 @@ def reconstruct(
         raise ConvergenceError(f"The reconstruction diverged. {run.advice}")
 
 
-def _value(choice: StrEnum | None) -> str | None:
+def value_of(choice: StrEnum | None) -> str | None:
+    """The text of a choice, where one was made."""
     return None if choice is None else choice.value

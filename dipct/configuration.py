@@ -11,15 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dipct.errors import ConfigurationError
 
-Method = Literal["fbp", "fdk", "cgls", "sirt", "tv", "dip"]
+Method = Literal["fbp", "fdk", "cgls", "sirt", "tv", "dip", "edip"]
 METHODS: tuple[str, ...] = get_args(Method)
+
+NETWORK_METHODS = ("dip", "edip")
+"""Methods whose image a network makes."""
 
 SELECTIONS = ("views", "angular_range", "bin", "pixels")
 """Settings that choose what of a scan is used, and on which grid."""
 
 _ANALYTIC = ("fbp", "fdk")
-_ITERATIVE = ("cgls", "sirt", "tv", "dip")
-_SWITCHES = ("nonnegative", "isotropic", "decay")
+_ITERATIVE = ("cgls", "sirt", "tv", "dip", "edip")
+_NETWORK = NETWORK_METHODS
+_SWITCHES = ("nonnegative", "isotropic", "decay", "fixed_encoder")
 _METHODS_OF: dict[str, tuple[str, ...]] = {
     "filter": _ANALYTIC,
     "frequency_scaling": _ANALYTIC,
@@ -27,19 +31,22 @@ _METHODS_OF: dict[str, tuple[str, ...]] = {
     "backend": _ITERATIVE,
     "iterations": _ITERATIVE,
     "tolerance": ("cgls", "tv"),
-    "stopping": ("cgls", "sirt", "dip"),
-    "window": ("dip",),
-    "patience": ("dip",),
+    "stopping": ("cgls", "sirt", *_NETWORK),
+    "window": _NETWORK,
+    "patience": _NETWORK,
     "nonnegative": ("sirt", "tv"),
-    "tv_weight": ("tv", "dip"),
-    "isotropic": ("tv", "dip"),
+    "tv_weight": ("tv", *_NETWORK),
+    "isotropic": ("tv", *_NETWORK),
     "network": ("dip",),
-    "input": ("dip",),
+    "init": ("edip",),
+    "input": _NETWORK,
     "output": ("dip",),
     "upsampling": ("dip",),
-    "precision": ("dip",),
-    "learning_rate": ("dip",),
-    "decay": ("dip",),
+    "precision": _NETWORK,
+    "learning_rate": _NETWORK,
+    "encoder_learning_rate": ("edip",),
+    "fixed_encoder": ("edip",),
+    "decay": _NETWORK,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "fbp": {"filter": "ram-lak", "frequency_scaling": 1.0},
@@ -65,30 +72,77 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "decay": True,
         "stopping": "discrepancy",
     },
+    "edip": {
+        "iterations": 1000,
+        "tv_weight": "auto",
+        "isotropic": False,
+        "precision": "auto",
+        "learning_rate": 1e-4,
+        "fixed_encoder": False,
+        "decay": True,
+        "stopping": "discrepancy",
+    },
 }
 _VARIANCE_DEFAULTS = {"window": 100, "patience": 1000}
 _ITERATIVE_DEFAULTS = {"projector": "siddon", "backend": "matrix"}
 
 
-class ReconstructionConfiguration(BaseModel):
-    """Everything that decides how a scan is reconstructed.
+def settings_of(method: str) -> set[str]:
+    """Names of the settings that a method has."""
+    others = {name for name, methods in _METHODS_OF.items() if method not in methods}
+    return set(ReconstructionConfiguration.model_fields) - others
 
-    A setting that the method does not use must be left out: giving one is an error, so that no
-    setting is ever ignored in silence. :meth:`resolved` fills in the method's defaults.
-    """
+
+class Settings(BaseModel):
+    """Checked settings, and the choice of what is used of a scan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Method
-    """fbp, fdk, cgls, sirt, tv or dip."""
     views: int | None = Field(None, ge=1)
-    """Reconstruct from so many equispaced views."""
+    """Use so many equispaced views."""
     angular_range: float | None = Field(None, gt=0, le=720)
     """Keep the views within so many degrees of the first."""
     bin: int = Field(1, ge=1)
     """Average so many neighbouring detector cells."""
     pixels: int | None = Field(None, ge=2)
     """Pixels along the longer side of the image, same field of view."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_values_are_no_numbers(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for name, value in values.items():
+                if isinstance(value, bool) and name in cls.model_fields and name not in _SWITCHES:
+                    raise ValueError(f"{name} cannot be true or false; got {value}")
+        return values
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Check a mapping of settings.
+
+        Raises:
+            ConfigurationError: naming every wrong setting, with the nearest known names of
+                unknown ones.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error.errors(), list(cls.model_fields))) from None
+
+    def to_values(self) -> dict[str, Any]:
+        """The settings that are set, as plain values."""
+        return self.model_dump(exclude_none=True)
+
+
+class ReconstructionConfiguration(Settings):
+    """Everything that decides how a scan is reconstructed.
+
+    A setting that the method does not use must be left out: giving one is an error, so that no
+    setting is ever ignored in silence. :meth:`resolved` fills in the method's defaults.
+    """
+
+    method: Method
+    """fbp, fdk, cgls, sirt, tv, dip or edip."""
     seed: int = Field(0, ge=0)
     """Seed of everything random: an example's object and noise."""
     device: str = "cpu"
@@ -107,7 +161,8 @@ class ReconstructionConfiguration(BaseModel):
     """Stop at this relative duality gap (tv) or normal-equation residual (cgls)."""
     stopping: Literal["none", "discrepancy", "variance"] | None = None
     """When to stop before the last iteration: never, once the residual is as large as the noise
-    (cgls, sirt, dip, and the default of dip), or where the images change least (dip)."""
+    (cgls, sirt, dip and edip, and the default of the latter two), or where the images change least
+    (dip, edip)."""
     window: int | None = Field(None, ge=2)
     """Images in the moving variance by which dip stops."""
     patience: int | None = Field(None, ge=1)
@@ -123,8 +178,11 @@ class ReconstructionConfiguration(BaseModel):
     network: Literal["small", "128", "walnut"] | None = None
     """Network of dip, see :func:`dipct.generator.make_network`; chosen by the size of the image
     where it is left out."""
+    init: str | None = None
+    """File of the pretrained network that edip begins with."""
     input: Literal["noise", "fbp", "both"] | None = None
-    """What the network is fed with: noise, the filtered back-projection, or both."""
+    """What the network is fed with: noise, the filtered back-projection, or both; for edip what
+    it was pretrained with where it is left out."""
     output: Literal["identity", "sigmoid"] | None = None
     """What follows the network's last convolution; a sigmoid keeps the image nonnegative."""
     upsampling: Literal["bilinear", "nearest"] | None = None
@@ -133,18 +191,13 @@ class ReconstructionConfiguration(BaseModel):
     """Arithmetic of the network; auto is bfloat16 where the device has instructions for it."""
     learning_rate: float | None = Field(None, gt=0, le=1)
     """Of Adam, after a short rise."""
+    encoder_learning_rate: float | None = Field(None, gt=0, le=1)
+    """Of the network's blocks from fine to coarse, where it is another (edip)."""
+    fixed_encoder: bool | None = None
+    """Keep those blocks as pretrained (edip)."""
     decay: bool | None = None
     """Whether the learning rate falls to zero over the iterations; not if stopping by the
     variance, which would fall with it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_values_are_no_numbers(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for name, value in values.items():
-                if isinstance(value, bool) and name in cls.model_fields and name not in _SWITCHES:
-                    raise ValueError(f"{name} cannot be true or false; got {value}")
-        return values
 
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> Self:
@@ -154,8 +207,12 @@ class ReconstructionConfiguration(BaseModel):
                     f"the method {self.method} has no setting {name}; it belongs to "
                     f"{', '.join(methods)}"
                 )
-        if self.stopping == "variance" and self.method != "dip":
-            raise ValueError("stopping by the variance belongs to the method dip")
+        if self.stopping == "variance" and self.method not in _NETWORK:
+            raise ValueError("stopping by the variance belongs to the methods dip and edip")
+        if self.method == "edip" and self.init is None:
+            raise ValueError("the method edip needs init, the file of a pretrained network")
+        if self.fixed_encoder and self.encoder_learning_rate is not None:
+            raise ValueError("a fixed encoder has no encoder_learning_rate")
         if self.stopping == "variance" and self.decay:
             raise ValueError(
                 "decay and stopping by the variance exclude each other: the variance of the images "
@@ -167,19 +224,6 @@ class ReconstructionConfiguration(BaseModel):
             raise ValueError(f"tv_weight must be zero or positive; got {self.tv_weight}")
         return self
 
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """Check a mapping of settings.
-
-        Raises:
-            ConfigurationError: naming every wrong setting, with the nearest known names of
-                unknown ones.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigurationError(_explain(error.errors())) from None
-
     def resolved(self) -> Self:
         """The same settings with the method's defaults filled in."""
         defaults = dict(_DEFAULTS[self.method])
@@ -190,9 +234,44 @@ class ReconstructionConfiguration(BaseModel):
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return self.model_copy(update=missing)
 
-    def to_values(self) -> dict[str, Any]:
-        """The settings that are set, as plain values."""
-        return self.model_dump(exclude_none=True)
+
+class PretrainingConfiguration(Settings):
+    """Everything that decides how a network is pretrained for a scan."""
+
+    images: str = "ellipses"
+    """Training images: the name of a phantom that is drawn from seeds, or a folder."""
+    steps: int = Field(4000, ge=1)
+    """Training steps."""
+    batch: int = Field(32, ge=1)
+    """Images in a step, of all processes together."""
+    noise_level: float = Field(0.05, ge=0, le=10)
+    """Standard deviation of the noise as a share of the mean line integral of an image."""
+    network: Literal["small", "128", "walnut"] | None = None
+    """See :func:`dipct.generator.make_network`; chosen by the size of the image if left out."""
+    input: Literal["noise", "fbp", "both"] = "fbp"
+    """What the network is fed with."""
+    output: Literal["identity", "sigmoid"] = "sigmoid"
+    """What follows the network's last convolution."""
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"
+    """Interpolation in the network."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network."""
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    """Highest rate of the one-cycle schedule."""
+    weight_decay: float = Field(1e-5, ge=0, le=1)
+    """Of Adam."""
+    validation_images: int = Field(32, ge=1)
+    """Images that the validation PSNR is the mean of."""
+    validate_every: int = Field(100, ge=1)
+    """Steps between two validations."""
+    workers: int = Field(0, ge=0)
+    """Processes that draw images ahead of time; 0 draws them between the steps."""
+    projector: Literal["siddon", "joseph"] = "siddon"
+    """How rays meet pixels: exact lengths or interpolation."""
+    seed: int = Field(0, ge=0)
+    """Seed of the first parameters, the images and the noise."""
+    device: str = "cpu"
+    """Where to compute: cpu or a CUDA device."""
 
 
 def read_configuration_file(path: Path) -> dict[str, Any]:
@@ -207,38 +286,38 @@ def read_configuration_file(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not a TOML file: {error}.") from error
-    unknown = [key for key in values if key not in ReconstructionConfiguration.model_fields]
+    known = list(ReconstructionConfiguration.model_fields)
+    unknown = [key for key in values if key not in known]
     if unknown:
-        raise ConfigurationError(f"{path}: {' '.join(_unknown(key) for key in unknown)}")
+        raise ConfigurationError(f"{path}: {' '.join(_unknown(key, known) for key in unknown)}")
     return values
 
 
-def _unknown(key: str) -> str:
-    known = list(ReconstructionConfiguration.model_fields)
+def _unknown(key: str, known: Sequence[str]) -> str:
     close = get_close_matches(key, known, n=3)
     hint = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(known)}."
     return f"There is no setting {key!r}. {hint}"
 
 
-def _explain(details: Sequence[Any]) -> str:
+def _explain(details: Sequence[Any], known: Sequence[str]) -> str:
     sentences = []
     # A setting of two types has two entries, one after the other.
     for name, group in groupby(details, key=lambda detail: str((*detail["loc"], "")[0])):
         found = list(group)
         if found[0]["type"] == "extra_forbidden":
-            sentences.append(_unknown(name))
+            sentences.append(_unknown(name, known))
             continue
         messages = [detail["msg"].removeprefix("Value error, ") for detail in found]
         if name:
             wanted = " or ".join(message[0].lower() + message[1:] for message in messages)
             sentences.append(f"{name}: {wanted}; got {found[0]['input']!r}.")
         else:
-            sentences += [f"{_as_sentence(message)}." for message in messages]
+            sentences += [f"{_as_sentence(message, known)}." for message in messages]
     return " ".join(sentences)
 
 
-def _as_sentence(message: str) -> str:
+def _as_sentence(message: str, known: Sequence[str]) -> str:
     """With a capital, unless it begins with the name of a setting."""
-    if message.split()[0] in ReconstructionConfiguration.model_fields:
+    if message.split()[0] in known:
         return message
     return message[0].upper() + message[1:]

@@ -19,6 +19,8 @@ _LABELS = {
     "discrepancy": "residual / noise",
     "moving_variance": "moving variance",
     "psnr_db": "PSNR",
+    "training_loss": "loss",
+    "validation_psnr_db": "validation PSNR",
 }
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -33,7 +33,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dipct.configuration import SELECTIONS, ReconstructionConfiguration
+from dipct.configuration import SELECTIONS, settings_of
 from dipct.errors import ConfigurationError, FileFormatError
 from dipct.measurement.hdf5 import (
     get_attribute,
@@ -104,7 +104,7 @@ class Run:
         Those of :class:`dipct.configuration.ReconstructionConfiguration`, without the selections,
         which :attr:`scan` has gone through already: ``reconstruct(run.scan, **run.settings)``.
         """
-        kept = set(ReconstructionConfiguration.model_fields) - set(SELECTIONS)
+        kept = settings_of(self.method) - set(SELECTIONS)
         settings = {name: value for name, value in self.configuration.items() if name in kept}
         chosen_by = self.configuration.get("tv_weight_chosen_by", "setting")
         if chosen_by != "setting":

@@ -10,27 +10,32 @@ from dipct.run import read_run
 SETTINGS = {
     "filter": ("hann", {"fbp", "fdk"}),
     "frequency_scaling": (0.5, {"fbp", "fdk"}),
-    "projector": ("joseph", {"cgls", "sirt", "tv", "dip"}),
-    "backend": ("traced", {"cgls", "sirt", "tv", "dip"}),
-    "iterations": (7, {"cgls", "sirt", "tv", "dip"}),
+    "projector": ("joseph", {"cgls", "sirt", "tv", "dip", "edip"}),
+    "backend": ("traced", {"cgls", "sirt", "tv", "dip", "edip"}),
+    "iterations": (7, {"cgls", "sirt", "tv", "dip", "edip"}),
     "tolerance": (0.01, {"cgls", "tv"}),
-    "stopping": ("discrepancy", {"cgls", "sirt", "dip"}),
+    "stopping": ("discrepancy", {"cgls", "sirt", "dip", "edip"}),
+    "init": ("network.h5", {"edip"}),
+    "fixed_encoder": (True, {"edip"}),
+    "encoder_learning_rate": (1e-5, {"edip"}),
     "network": ("walnut", {"dip"}),
-    "input": ("both", {"dip"}),
+    "input": ("both", {"dip", "edip"}),
     "output": ("sigmoid", {"dip"}),
     "upsampling": ("nearest", {"dip"}),
-    "precision": ("float32", {"dip"}),
-    "learning_rate": (0.01, {"dip"}),
-    "decay": (False, {"dip"}),
+    "precision": ("float32", {"dip", "edip"}),
+    "learning_rate": (0.01, {"dip", "edip"}),
+    "decay": (False, {"dip", "edip"}),
     "nonnegative": (False, {"sirt", "tv"}),
-    "tv_weight": (3.0, {"tv", "dip"}),
-    "isotropic": (True, {"tv", "dip"}),
+    "tv_weight": (3.0, {"tv", "dip", "edip"}),
+    "isotropic": (True, {"tv", "dip", "edip"}),
 }
-BY_THE_IMAGE = {"network"}
-"""Settings whose default depends on the image."""
+WITHOUT_DEFAULT = {"network", "encoder_learning_rate"}
+"""Settings whose default depends on the image or another setting."""
 
 
 def configured(**values):
+    if values.get("method") == "edip":
+        values = {"init": "network.h5", **values}
     return ReconstructionConfiguration.from_values(values)
 
 
@@ -50,7 +55,7 @@ def test_an_unknown_key_is_refused_with_near_names(key, near):
 
 
 def test_an_unknown_key_near_to_none_lists_all():
-    with pytest.raises(ConfigurationError, match=r"no setting 'zzz'.*method, views.*isotropic"):
+    with pytest.raises(ConfigurationError, match=r"no setting 'zzz'.*views.*method.*isotropic"):
         configured(method="tv", zzz=1)
 
 
@@ -164,7 +169,9 @@ def test_whole_numbers_of_numpy_are_numbers():
 @pytest.mark.parametrize("method", METHODS)
 def test_resolution_fills_exactly_the_settings_of_the_method(method):
     resolved = configured(method=method).resolved()
-    own = {name for name, (_, methods) in SETTINGS.items() if method in methods} - BY_THE_IMAGE
+    own = {name for name, (_, methods) in SETTINGS.items() if method in methods} - WITHOUT_DEFAULT
+    if method == "edip":
+        own -= {"input"}
     assert {name for name in SETTINGS if getattr(resolved, name) is not None} == own
     assert resolved.resolved() == resolved
     assert configured(**resolved.to_values()) == resolved

@@ -39,6 +39,7 @@ ORDER = (
     "pipeline",
     "cli_data",
     "cli_reconstruct",
+    "cli_pretrain",
     "cli",
 )
 HEAVY = ("odl", "astra", "matplotlib", "skimage")

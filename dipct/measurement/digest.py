@@ -1,6 +1,7 @@
 """Digests that tell whether two scans are the same."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
@@ -30,3 +31,9 @@ def scan_digest(scan: Scan) -> str:
     digest = hashlib.sha256(geometry_digest(scan.geometry, scan.grid).encode())
     digest.update(np.ascontiguousarray(scan.projections).tobytes())
     return digest.hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""The verbs: simulate, reconstruct."""
+"""The verbs: simulate, pretrain, reconstruct."""
 
 from dipct.pipeline.deep_image_prior import generator_of as generator_of
 from dipct.pipeline.prepare import open_scan as open_scan
+from dipct.pipeline.pretrain import pretrain as pretrain
 from dipct.pipeline.reconstruct import reconstruct as reconstruct
 from dipct.pipeline.simulate import example_scan as example_scan
 from dipct.pipeline.simulate import simulate as simulate

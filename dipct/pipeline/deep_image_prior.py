@@ -55,29 +55,61 @@ def dip_problem(
             adjoint.
     """
     assert scan.noise is not None and configuration.iterations is not None
-    if not operator.matched:
-        raise ConfigurationError(
-            "The method dip needs an operator whose adjoint is its transpose, and that of this "
-            "backend is not. Use backend matrix or traced."
-        )
     data = torch.from_numpy(scan.projections).to(operator.device)
     choices = choices or _choose(scan, configuration, operator, data)
-    scale = choices["image_scale"]
-    z = network_input(scan, _given(configuration.input), configuration.seed, scale, data)
+    return network_fit(scan, configuration, operator, choices)
+
+
+def network_fit(
+    scan: Scan,
+    configuration: ReconstructionConfiguration,
+    operator: LinearOperator,
+    choices: dict[str, Any],
+    *,
+    initial: Tensor | None = None,
+    learning_rate: float | Tensor | None = None,
+) -> tuple[GeneratorFit, float, dict[str, Any]]:
+    """The fit of a network to a scan once everything is chosen.
+
+    Args:
+        scan: what was measured, with a noise model.
+        configuration: resolved settings of a network method.
+        operator: the ray transform.
+        choices: network, scale of the image, weight of total variation and precision.
+        initial: first parameters, [P]; default: random.
+        learning_rate: one number or one per parameter; default: as configured.
+
+    Returns:
+        As :func:`dip_problem`.
+
+    Raises:
+        ConfigurationError: an operator without exact adjoint.
+    """
+    if not operator.matched:
+        raise ConfigurationError(
+            "A network needs an operator whose adjoint is its transpose, and that of this "
+            "backend is not. Use backend matrix or traced."
+        )
+    assert configuration.iterations is not None
+    data = torch.from_numpy(scan.projections).to(operator.device)
+    scale, used = choices["image_scale"], {**configuration.to_values(), **choices}
     fit = deep_image_prior_fit(
         scale * operator,
         fidelity_of(scan, data),
-        network=_network({**configuration.to_values(), **choices}),
-        z=z,
+        network=_network(used),
+        z=network_input(scan, used["input"], configuration.seed, scale, data),
         tv_weight=choices["tv_weight"],
         isotropic=bool(configuration.isotropic),
         iterations=configuration.iterations,
-        learning_rate=_given(configuration.learning_rate),
+        learning_rate=_given(
+            configuration.learning_rate if learning_rate is None else learning_rate
+        ),
         decay=bool(configuration.decay),
         stopping=_given(configuration.stopping),
         **_variance_settings(configuration),
         precision=choices["precision"],
         seed=configuration.seed,
+        initial=initial,
         measure=_measure(scan, scale),
     )
     return fit, scale, choices
@@ -102,13 +134,32 @@ def check_dip(scan: Scan, configuration: ReconstructionConfiguration, device: to
         raise GeometryError(
             "The method dip reconstructs images; this scan is of a volume. Use tv, or take a slice."
         )
-    network = make_network(_network_name(scan, configuration))
+    network = make_network(configuration.network or network_name(scan))
+    check_network(scan, configuration, network, _given(configuration.input), device)
+
+
+def check_network(
+    scan: Scan,
+    configuration: ReconstructionConfiguration,
+    network: UNet,
+    kind: str,
+    device: torch.device,
+) -> None:
+    """Refuse a network that cannot make a scan's image; see :func:`check_dip`.
+
+    Args:
+        scan: what was measured.
+        configuration: resolved settings of a network method.
+        network: the architecture.
+        kind: what it is fed with.
+        device: where it will run.
+    """
     network.input_shape(scan.grid.shape)
     window = 3 * (configuration.window or 0)
     check_image_memory(
         scan.grid, images_at_once=_ACTIVATIONS_PER_CHANNEL * network.channels[0] + window
     )
-    if configuration.input != "noise":
+    if kind != "noise":
         _filtered_back_projection(scan)
     if configuration.precision == "bfloat16":
         check_bfloat16(device)
@@ -180,10 +231,11 @@ def _filtered_back_projection(scan: Scan) -> FilteredBackProjection:
         ) from error
 
 
-def _network_name(scan: Scan, configuration: ReconstructionConfiguration) -> str:
+def network_name(scan: Scan) -> str:
+    """The network for images of a scan's size."""
     side = max(scan.grid.shape)
     fitting = [name for name, largest in _LARGEST_IMAGE.items() if side <= largest]
-    return configuration.network or (fitting[0] if fitting else "walnut")
+    return fitting[0] if fitting else "walnut"
 
 
 def _choose(
@@ -192,7 +244,7 @@ def _choose(
     operator: LinearOperator,
     data: Tensor,
 ) -> dict[str, Any]:
-    name = _network_name(scan, configuration)
+    name = configuration.network or network_name(scan)
     scale = image_scale(operator, data)
     bounds = {}
     if configuration.output == "sigmoid":
@@ -203,7 +255,7 @@ def _choose(
     weight, _ = choose_tv_weight(scaled, fidelity_of(scan, data), configuration, nonnegative=True)
     return {
         "network": name,
-        "precision": _precision(configuration, data.device),
+        "precision": choose_precision(configuration, data.device),
         "image_scale": scale,
         **bounds,
         **weight,
@@ -211,7 +263,8 @@ def _choose(
     }
 
 
-def _precision(configuration: ReconstructionConfiguration, device: torch.device) -> str:
+def choose_precision(configuration: ReconstructionConfiguration, device: torch.device) -> str:
+    """The network's arithmetic: what is wanted, or what the device is fast in."""
     wanted = _given(configuration.precision)
     if wanted != "auto":
         return str(wanted)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
-from dipct.configuration import ReconstructionConfiguration
+from dipct.configuration import NETWORK_METHODS, ReconstructionConfiguration
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
 from dipct.generator import NetworkGenerator
-from dipct.measurement.digest import scan_digest
+from dipct.measurement.digest import file_digest, scan_digest
 from dipct.measurement.geometry import ConeSliceGeometry
 from dipct.measurement.scan import Scan
 from dipct.operator.base import LinearOperator
@@ -27,6 +27,7 @@ from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.operator.ray import ray_transform
 from dipct.operator.view_weights import angular_coverage
 from dipct.pipeline.deep_image_prior import check_dip, dip_problem
+from dipct.pipeline.educated_dip import check_edip, edip_problem
 from dipct.pipeline.merit import figures_of_merit
 from dipct.pipeline.prepare import prepare, with_noise, with_truth
 from dipct.pipeline.total_variation import tv_problem
@@ -45,7 +46,7 @@ from dipct.solver import (
 )
 
 _LOG = logging.getLogger(__name__)
-_EVERY = {"cgls": 1, "sirt": 5, "tv": 10, "dip": 20}
+_EVERY = {"cgls": 1, "sirt": 5, "tv": 10, "dip": 20, "edip": 20}
 
 
 def reconstruct(
@@ -101,7 +102,9 @@ def reconstruct(
     scan = prepare(scan, configuration)
     if truth is not None:
         scan = with_truth(scan, truth)
-    needs_noise = configuration.method in ("tv", "dip") or configuration.stopping == "discrepancy"
+    needs_noise = (
+        configuration.method in ("tv", *NETWORK_METHODS) or configuration.stopping == "discrepancy"
+    )
     scan = with_noise(scan, required=needs_noise)
     if configuration.method in ("fbp", "fdk"):
         if resume:
@@ -189,6 +192,8 @@ def _iterative(
     name = configuration.method
     if name == "dip":
         check_dip(scan, configuration, device)
+    if name == "edip":
+        check_edip(scan, configuration, device)
     problem = _problem(scan, configuration)
     state, choices = None, {}
     if resume:
@@ -209,7 +214,7 @@ def _iterative(
     method, scale, choices, start = _method(scan, configuration, operator, device, choices)
     assert configuration.iterations is not None
     stopping = []
-    if configuration.stopping == "discrepancy" and name != "dip":
+    if configuration.stopping == "discrepancy" and name not in NETWORK_METHODS:
         assert scan.noise is not None
         std = torch.tensor(np.array(scan.noise.std_of(scan.projections)), dtype=torch.float32)
         stopping = [DiscrepancyPrinciple(std.to(device))]
@@ -259,6 +264,8 @@ def _method(
         return SIRT(operator, data, nonnegative=configuration.nonnegative), 1.0, choices, None
     if configuration.method == "dip":
         return *dip_problem(scan, configuration, operator, choices), None
+    if configuration.method == "edip":
+        return *edip_problem(scan, configuration, operator, choices), None
     return tv_problem(scan, configuration, operator, choices)
 
 
@@ -267,12 +274,15 @@ def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
     values = configuration.to_values()
     if not configuration.decay:
         values.pop("iterations")
+    if configuration.init is not None:
+        # The network itself, wherever its file lies.
+        values["init"] = file_digest(configuration.init)
     text = json.dumps([scan_digest(scan), values], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     if scan.noise is not None:
         digest.update(scan.noise.kind.encode())
         digest.update(np.ascontiguousarray(scan.noise.std_of(scan.projections)).tobytes())
-    if configuration.method == "dip" and scan.truth is not None:
+    if configuration.method in NETWORK_METHODS and scan.truth is not None:
         # Its history holds the PSNR.
         digest.update(np.ascontiguousarray(scan.truth).tobytes())
     return digest.hexdigest()

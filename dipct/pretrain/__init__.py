@@ -6,5 +6,14 @@ from dipct.pretrain.images import TrainingImages as TrainingImages
 from dipct.pretrain.pairs import Pair as Pair
 from dipct.pretrain.pairs import PairSettings as PairSettings
 from dipct.pretrain.pairs import TrainingPairs as TrainingPairs
+from dipct.pretrain.pretrained_network import PretrainedNetwork as PretrainedNetwork
+from dipct.pretrain.pretrained_network import (
+    read_pretrained_network as read_pretrained_network,
+)
+from dipct.pretrain.pretrained_network import (
+    write_pretrained_network as write_pretrained_network,
+)
 from dipct.pretrain.seeds import FOLDS as FOLDS
 from dipct.pretrain.seeds import Fold as Fold
+from dipct.pretrain.training import SupervisedTraining as SupervisedTraining
+from dipct.pretrain.training import TrainingSettings as TrainingSettings

@@ -11,6 +11,7 @@ from dipct.errors import ConfigurationError, ShapeError
 from dipct.evaluation import psnr
 from dipct.generator import Network, ParameterLayout, Precision, apply_network
 from dipct.pretrain.pairs import Pair, TrainingPairs
+from dipct.pretrain.processes import place
 from dipct.pretrain.seeds import check_whole
 from dipct.solver import Adam, Method, OneCycle, Status
 
@@ -100,7 +101,7 @@ class SupervisedTraining(Method):
         self.network, self.training, self.validation = network, training, validation
         self.settings, self.fbp_psnr_db = settings, math.nan
         self._initial = initial.detach().to(training.device)
-        self._rank, self._world = _place()
+        self._rank, self._world = place()
         if settings.batch % self._world:
             raise ConfigurationError(
                 f"A batch of {settings.batch} cannot be shared by {self._world} processes; use a "
@@ -228,10 +229,3 @@ class SupervisedTraining(Method):
 def _psnrs(images: Tensor, targets: Tensor) -> Iterable[float]:
     for image, target in zip(images.cpu().numpy(), targets.cpu().numpy(), strict=True):
         yield psnr(image[0], target[0])
-
-
-def _place() -> tuple[int, int]:
-    """This process's number, and how many train together."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
