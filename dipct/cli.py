@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from dipct.cli_data import data_app
 from dipct.cli_pretrain import pretrain
 from dipct.cli_reconstruct import reconstruct
+from dipct.cli_spectrum import spectrum
 from dipct.errors import ConfigurationError, DipctError, Interrupted
 from dipct.terminal import (
     OUT,
@@ -137,6 +138,7 @@ def simulate(
 
 app.command()(reconstruct)
 app.command()(pretrain)
+app.command()(spectrum)
 
 
 @app.command()

@@ -40,6 +40,7 @@ ORDER = (
     "cli_data",
     "cli_reconstruct",
     "cli_pretrain",
+    "cli_spectrum",
     "cli",
 )
 HEAVY = ("odl", "astra", "matplotlib", "skimage")

@@ -7,4 +7,5 @@ from dipct.figures.compare import comparison_figure as comparison_figure
 from dipct.figures.run import run_figure as run_figure
 from dipct.figures.save import save_figure as save_figure
 from dipct.figures.scan import scan_figure as scan_figure
+from dipct.figures.spectrum import spectrum_figure as spectrum_figure
 from dipct.figures.training import training_figure as training_figure

@@ -1,4 +1,4 @@
-"""The verbs: simulate, pretrain, reconstruct."""
+"""The verbs: simulate, pretrain, reconstruct, spectrum."""
 
 from dipct.pipeline.deep_image_prior import generator_of as generator_of
 from dipct.pipeline.prepare import open_scan as open_scan
@@ -6,3 +6,4 @@ from dipct.pipeline.pretrain import pretrain as pretrain
 from dipct.pipeline.reconstruct import reconstruct as reconstruct
 from dipct.pipeline.simulate import example_scan as example_scan
 from dipct.pipeline.simulate import simulate as simulate
+from dipct.pipeline.spectrum import network_spectra_of as network_spectra_of

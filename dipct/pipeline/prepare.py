@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dipct.configuration import ReconstructionConfiguration
+from dipct.configuration import Settings
 from dipct.errors import ConfigurationError, DataError, FileFormatError, ShapeError
 from dipct.measurement.noise import GaussianNoise
 from dipct.measurement.preprocessing import NoiseEstimate, estimate_noise_std
@@ -21,7 +21,7 @@ from dipct.run import is_run_file
 
 def open_scan(
     source: str | Path,
-    configuration: ReconstructionConfiguration | None = None,
+    configuration: Settings | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Scan:
     """Open a scan file or folder of any readable kind, or an example by its name.
@@ -37,7 +37,7 @@ def open_scan(
     """
     if str(source).startswith(EXAMPLE_PREFIX):
         pixels = None if configuration is None else configuration.pixels
-        seed = 0 if configuration is None else configuration.seed
+        seed = getattr(configuration, "seed", 0)
         name = str(source).removeprefix(EXAMPLE_PREFIX)
         if options:
             raise ConfigurationError("An example is not read from a file; it has no reader.")
@@ -51,7 +51,7 @@ def open_scan(
     return read_scan(path, **(options or {}))
 
 
-def prepare(scan: Scan, configuration: ReconstructionConfiguration) -> Scan:
+def prepare(scan: Scan, configuration: Settings) -> Scan:
     """Select views and bins, and change the grid, as configured.
 
     Raises:

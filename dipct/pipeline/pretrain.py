@@ -182,11 +182,11 @@ def _training(
         validate_every=configuration.validate_every,
         precision=precision,
     )
-    initial = _initial(network, configuration.seed)
+    initial = first_parameters(network, configuration.seed)
     return SupervisedTraining(network, *folds, settings, initial), options, precision
 
 
-def _initial(network: UNet, seed: int) -> torch.Tensor:
+def first_parameters(network: UNet, seed: int) -> torch.Tensor:
     """First parameters: random, but the image of a sigmoid begins at about a quarter.
 
     From half the ceiling the first steps all go down, and a network without normalisation ends
@@ -229,7 +229,7 @@ def _pretrained(
 ) -> PretrainedNetwork:
     history = {name: values.numpy() for name, values in solution.history.items()}
     return PretrainedNetwork(
-        theta=np.array(solution.value.cpu(), dtype=np.float32),
+        theta=solution.value.detach().cpu().numpy().astype(np.float32),
         network=network,
         scan=describe_scan(scan),
         pairs=training.training.describe(),

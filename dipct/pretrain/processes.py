@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import distributed
 
+from dipct.device import find_device
 from dipct.errors import ConfigurationError
 
 
@@ -29,6 +30,7 @@ def joined_processes(device: str) -> Iterator[str]:
 
     Raises:
         ConfigurationError: one GPU named for several processes.
+        DeviceUnavailableError: fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -40,7 +42,7 @@ def joined_processes(device: str) -> Iterator[str]:
         )
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(find_device(device))
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield device

@@ -4,6 +4,7 @@ import math
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -151,7 +152,8 @@ class SupervisedTraining(Method):
             **averages,
             "theta": theta,
             "step": torch.tensor(step + 1),
-            "training_loss": torch.lerp(tensors["training_loss"], loss.cpu(), weight),
+            # On the host also after a checkpoint, which is read to the device.
+            "training_loss": torch.lerp(tensors["training_loss"].cpu(), loss.cpu(), weight),
         }
         if (step + 1) % self.settings.validate_every == 0 or step + 1 == self.settings.steps:
             quality, _ = self._validate(theta)
@@ -228,4 +230,5 @@ class SupervisedTraining(Method):
 
 def _psnrs(images: Tensor, targets: Tensor) -> Iterable[float]:
     for image, target in zip(images.cpu().numpy(), targets.cpu().numpy(), strict=True):
-        yield psnr(image[0], target[0])
+        # Where training has diverged: a figure of the iteration, not an error.
+        yield psnr(image[0], target[0]) if np.isfinite(image).all() else math.nan
