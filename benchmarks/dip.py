@@ -30,7 +30,7 @@ from dipct.generator import has_bfloat16
 FOLDER = RESULTS / "dip"
 RUNS = FOLDER / "runs"
 METHODS = ("tv-tuned", "dip", "dip+tv")
-OTHER_PRECISION = ("walnut-128-0", "ta-60", "tooth-45")
+OTHER_PRECISION = ("walnut-128-0", "ta-60", "01a-20")
 PICTURED = ("walnut-128-0", "walnut-256-0", "ta-20", "ta-90deg", "01a-90deg", "tooth-20")
 WEIGHTS = 2.0 ** np.arange(-2, 7.5, 0.5)
 # Enough to rank weights; the best is solved to the default tolerance.
