@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from dipct.cli_reconstruct import InputChoice, NetworkChoice, PrecisionChoice, value_of
+from dipct.cli_options import (
+    AngularRange,
+    Bin,
+    Device,
+    InputChoice,
+    NetworkChoice,
+    Pixels,
+    PrecisionChoice,
+    Projector,
+    Reader,
+    Resume,
+    Views,
+    value_of,
+)
 from dipct.errors import ConfigurationError, ConvergenceError
 from dipct.terminal import check_output, print_rows, reader_options, say
 
@@ -48,21 +61,15 @@ def pretrain(
     workers: Annotated[
         int | None, typer.Option(help="Processes that draw images ahead of time.")
     ] = None,
-    views: Annotated[int | None, typer.Option(help="Use so many equispaced views.")] = None,
-    angular_range: Annotated[
-        float | None, typer.Option(help="Use the views within so many degrees of the first.")
-    ] = None,
-    bin: Annotated[int | None, typer.Option(help="Average so many detector cells.")] = None,
-    pixels: Annotated[int | None, typer.Option(help="Pixels along the longer side.")] = None,
-    projector: Annotated[str | None, typer.Option(help="siddon or joseph.")] = None,
+    views: Views = None,
+    angular_range: AngularRange = None,
+    bin: Bin = None,
+    pixels: Pixels = None,
+    projector: Projector = None,
     seed: Annotated[int | None, typer.Option(help="Of parameters, images and noise.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
-    reader: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE for the scan's reader; repeatable.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
-    ] = False,
+    device: Device = None,
+    reader: Reader = None,
+    resume: Resume = False,
 ) -> None:
     """Pretrain a network for a scan on synthetic images; writes it and its training curves."""
     from dipct.configuration import PretrainingConfiguration

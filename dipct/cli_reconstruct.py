@@ -6,6 +6,20 @@ from typing import Annotated
 
 import typer
 
+from dipct.cli_options import (
+    AngularRange,
+    Bin,
+    Device,
+    InputChoice,
+    NetworkChoice,
+    Pixels,
+    PrecisionChoice,
+    Projector,
+    Reader,
+    Resume,
+    Views,
+    value_of,
+)
 from dipct.errors import ConfigurationError, ConvergenceError
 from dipct.terminal import check_output, number_or_word, print_run, reader_options, say
 
@@ -32,40 +46,14 @@ class StoppingChoice(StrEnum):
     variance = "variance"
 
 
-class NetworkChoice(StrEnum):
-    """Networks of the Deep Image Prior."""
-
-    small = "small"
-    px128 = "128"
-    walnut = "walnut"
-
-
-class InputChoice(StrEnum):
-    """What the network is fed with."""
-
-    noise = "noise"
-    fbp = "fbp"
-    both = "both"
-
-
-class PrecisionChoice(StrEnum):
-    """Arithmetic of the network."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
 def reconstruct(
     scan: Annotated[str, typer.Argument(help="A scan file or folder, or example:walnut.")],
     out: Annotated[Path, typer.Option(help="Run file to write, .h5.")],
     method: Annotated[MethodChoice | None, typer.Option(help="tv by default.")] = None,
-    views: Annotated[int | None, typer.Option(help="Use so many equispaced views.")] = None,
-    angular_range: Annotated[
-        float | None, typer.Option(help="Use the views within so many degrees of the first.")
-    ] = None,
-    bin: Annotated[int | None, typer.Option(help="Average so many detector cells.")] = None,
-    pixels: Annotated[int | None, typer.Option(help="Pixels along the longer side.")] = None,
+    views: Views = None,
+    angular_range: AngularRange = None,
+    bin: Bin = None,
+    pixels: Pixels = None,
     tv_weight: Annotated[
         str | None,
         typer.Option(help="Weight of total variation: a number, auto or discrepancy."),
@@ -176,23 +164,18 @@ def reconstruct(
     frequency_scaling: Annotated[
         float | None, typer.Option(help="Cut-off of the filter, share of Nyquist.")
     ] = None,
-    projector: Annotated[str | None, typer.Option(help="siddon or joseph.")] = None,
+    projector: Projector = None,
     backend: Annotated[str | None, typer.Option(help="matrix, traced or astra.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of an example's object, noise; of dip.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    device: Device = None,
     truth: Annotated[Path | None, typer.Option(help="Reference image to compare with.")] = None,
-    reader: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE for the scan's reader, e.g. axis_column=296; repeatable."),
-    ] = None,
+    reader: Reader = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings; options here come first.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Reconstruct a scan; writes a run file, its metrics as JSON and a figure."""
     from dipct.configuration import (
@@ -270,8 +253,3 @@ def reconstruct(
     say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
     if run.status == "DIVERGED":
         raise ConvergenceError(f"The reconstruction diverged. {run.advice}")
-
-
-def value_of(choice: StrEnum | None) -> str | None:
-    """The text of a choice, where one was made."""
-    return None if choice is None else choice.value

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dipct.cli_options import AngularRange, Bin, Pixels, Reader, Views
 from dipct.terminal import check_output, distinct_names, reader_options, say
 
 
@@ -20,14 +21,12 @@ def spectrum(
     before: Annotated[
         bool, typer.Option(help="Begin with the first network's random parameters.")
     ] = True,
-    views: Annotated[int | None, typer.Option(help="As in the pretraining.")] = None,
-    angular_range: Annotated[float | None, typer.Option(help="As in the pretraining.")] = None,
-    bin: Annotated[int | None, typer.Option(help="As in the pretraining.")] = None,
-    pixels: Annotated[int | None, typer.Option(help="As in the pretraining.")] = None,
+    views: Views = None,
+    angular_range: AngularRange = None,
+    bin: Bin = None,
+    pixels: Pixels = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    reader: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE for the scan's reader; repeatable.")
-    ] = None,
+    reader: Reader = None,
 ) -> None:
     """Compare pretrained networks by the singular values of their Jacobians on a scan."""
     from dipct.configuration import Settings

@@ -37,6 +37,7 @@ ORDER = (
     "export",
     "terminal",
     "pipeline",
+    "cli_options",
     "cli_data",
     "cli_reconstruct",
     "cli_pretrain",

@@ -1,0 +1,52 @@
+"""Options that several subcommands have."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class NetworkChoice(StrEnum):
+    """Networks of the Deep Image Prior."""
+
+    small = "small"
+    px128 = "128"
+    walnut = "walnut"
+
+
+class InputChoice(StrEnum):
+    """What the network is fed with."""
+
+    noise = "noise"
+    fbp = "fbp"
+    both = "both"
+
+
+class PrecisionChoice(StrEnum):
+    """Arithmetic of the network."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Views = Annotated[int | None, typer.Option(help="Use so many equispaced views.")]
+AngularRange = Annotated[
+    float | None, typer.Option(help="Use the views within so many degrees of the first.")
+]
+Bin = Annotated[int | None, typer.Option(help="Average so many detector cells.")]
+Pixels = Annotated[int | None, typer.Option(help="Pixels along the longer side.")]
+Projector = Annotated[str | None, typer.Option(help="siddon or joseph.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Reader = Annotated[
+    list[str] | None,
+    typer.Option(help="KEY=VALUE for the scan's reader, e.g. axis_column=296; repeatable."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
+]
+
+
+def value_of(choice: StrEnum | None) -> str | None:
+    """The text of a choice, where one was made."""
+    return None if choice is None else choice.value
