@@ -187,6 +187,7 @@ def draw(stored: dict) -> plt.Figure:
             panel.plot([], [], marker, color="white", markeredgecolor="black", label=rule)
         panel.set_xscale("log")
         panel.set_xlim(20, STEPS * 1.1)
+        panel.set_ylim(bottom=12)
         panel.set_xlabel("step")
         panel.set_title(f"input: {'filtered back-projection' if kind == 'fbp' else kind}")
         panel.grid(True, color="0.9")
