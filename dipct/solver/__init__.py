@@ -16,8 +16,10 @@ from dipct.solver.iteration import Callback as Callback
 from dipct.solver.iteration import Method as Method
 from dipct.solver.iteration import StoppingRule as StoppingRule
 from dipct.solver.iteration import iterate as iterate
+from dipct.solver.lbfgs import LBFGS as LBFGS
 from dipct.solver.loss import Evaluation as Evaluation
 from dipct.solver.loss import GeneratorLoss as GeneratorLoss
+from dipct.solver.natural_gradient import NaturalGradient as NaturalGradient
 from dipct.solver.optimiser import Optimiser as Optimiser
 from dipct.solver.primal_dual import PrimalDualTV as PrimalDualTV
 from dipct.solver.selection import FirstAtNoiseLevel as FirstAtNoiseLevel

@@ -28,7 +28,8 @@ class GeneratorFit(Method):
     iterate that ``selection`` keeps.
 
     Figures: ``objective``, every term of the objective by name, ``discrepancy`` (``2 fidelity /
-    m`` of the first data term, where there is one), the selection's and those of ``measure``.
+    m`` of the first data term, where there is one), ``network_passes`` (forward and backward, of
+    optimisers that count them), the selection's and those of ``measure``.
 
     Args:
         generator: G.
@@ -110,6 +111,8 @@ class GeneratorFit(Method):
                 figures["discrepancy"] = here.discrepancy
             measured = {} if self._measure is None else self._measure(here.image)
             figures |= self._selection.figures(tensors, step)
+        if "network_passes" in tensors:
+            figures["network_passes"] = tensors["network_passes"]
         taken = sorted(measured.keys() & {"iteration", *figures})
         if taken:
             raise ConfigurationError(f"measure must not return figures named {', '.join(taken)}.")
