@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dipct.figures.history import COLOURS
-from dipct.figures.layout import FONT_SIZE
+from dipct.figures.layout import FONT_SIZE, new_figure
 from dipct.pretrain.pretrained_network import PretrainedNetwork
 
 
@@ -16,7 +16,7 @@ def training_figure(pretrained: PretrainedNetwork) -> Figure:
     """
     history = pretrained.history
     steps = np.asarray(history["iteration"])
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2)
     loss = np.where(steps > 0, history["training_loss"], np.nan)
     left.plot(steps, loss, color=COLOURS[0], linewidth=1.5)

@@ -96,8 +96,8 @@ def pretrain(
     started = time.perf_counter() - elapsed
     device = find_device(configuration.device)
     scan = prepare(scan, configuration)
-    training, network, precision = _training(scan, configuration, device)
-    problem = _problem(scan, configuration, precision)
+    training, network = _training(scan, configuration, device)
+    problem = _problem(scan, configuration, training)
     state = None
     if resume:
         assert checkpoint is not None
@@ -122,6 +122,8 @@ def pretrain(
         )
     if solution.status is Status.INTERRUPTED:
         done = f"Stopped after {solution.iterations} steps"
+        if not speaks:
+            raise Interrupted(f"{done}; what is kept is up to the first process.")
         if writer is None:
             raise Interrupted(f"{done}; no checkpoint was asked for.")
         writer.write(solution.state)
@@ -133,8 +135,8 @@ def pretrain(
 
 def _training(
     scan: Scan, configuration: PretrainingConfiguration, device: torch.device
-) -> tuple[SupervisedTraining, dict[str, Any], str]:
-    """The method, the options of the network, and the precision."""
+) -> tuple[SupervisedTraining, dict[str, Any]]:
+    """The method and the options of the network."""
     if not scan.geometry.is_planar:
         raise GeometryError(
             "Networks are pretrained for images; this scan is of a volume. Take a slice."
@@ -183,7 +185,7 @@ def _training(
         precision=precision,
     )
     initial = first_parameters(network, configuration.seed)
-    return SupervisedTraining(network, *folds, settings, initial), options, precision
+    return SupervisedTraining(network, *folds, settings, initial), options
 
 
 def first_parameters(network: UNet, seed: int) -> torch.Tensor:
@@ -210,12 +212,16 @@ def _images(scan: Scan, configuration: PretrainingConfiguration) -> TrainingImag
     )
 
 
-def _problem(scan: Scan, configuration: PretrainingConfiguration, precision: str) -> str:
+def _problem(
+    scan: Scan, configuration: PretrainingConfiguration, training: SupervisedTraining
+) -> str:
     """Digest of all that decides the course of the training."""
-    values = configuration.to_values() | {"precision": precision}
+    values = configuration.to_values() | {"precision": training.settings.precision}
     for name in ("workers", "device"):
         values.pop(name)
     values["geometry"] = geometry_digest(scan.geometry, scan.grid)
+    # The files of a folder too, which the name of the folder does not tell.
+    values["pairs"] = [each.describe() for each in (training.training, training.validation)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -233,7 +239,7 @@ def _pretrained(
         network=network,
         scan=describe_scan(scan),
         pairs=training.training.describe(),
-        settings=configuration.to_values(),
+        settings=configuration.to_values() | {"precision": training.settings.precision},
         history=history,
         status=solution.status.name,
         steps=solution.iterations,

@@ -40,9 +40,9 @@ class NaturalGradient(Optimiser):
 
     The loss never rises: a change that would raise it, or make it infinite, is tried again with
     more damping, and with that part of the gradient which the gradient there does not undo;
-    after ``max_evaluations`` trials the parameters stay for this step. If the loss was finite at
-    none of them, or is not finite at the parameters themselves, these become NaN and the fit
-    ends as diverged.
+    after ``max_evaluations`` trials, or where the model promises less than rounding, the
+    parameters stay for this step. If the loss was finite at no trial, or is not finite at the
+    parameters themselves, these become NaN and the fit ends as diverged.
 
     The remembered ``network_passes`` count forward and backward passes through the network: one
     for the gradient, one for every probe, and one for each forward-mode derivative or trial.
