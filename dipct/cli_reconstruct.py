@@ -230,7 +230,7 @@ def reconstruct(
         )
     figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
     for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, scan, truth, config)
+        check_output(path, suffix, scan, truth, config, configuration.init)
     if resume and not checkpoint.exists():
         raise ConfigurationError(
             f"There is no checkpoint {checkpoint} to resume from; start without --resume."

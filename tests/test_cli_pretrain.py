@@ -401,3 +401,10 @@ def test_errors_of_two_processes_are_told(work):
         finished = torchrun(work.folder, *PRETRAIN, "--device", "cuda")
         assert finished.returncode != 0
         assert re.search(r"error: The device 'cuda:[01]' is not available", finished.stderr)
+
+
+def test_a_reconstruction_does_not_replace_its_network(network):
+    before = (network.folder / "net.h5").read_bytes()
+    command = ["net.h5" if word == "run.h5" else word for word in EDIP]
+    assert "would replace an input" in network(*command, code=1).err.replace("\n", " ")
+    assert (network.folder / "net.h5").read_bytes() == before
