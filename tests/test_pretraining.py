@@ -919,3 +919,14 @@ def test_the_figure_of_a_training_that_diverged_at_once(learned):
     history = {name: values[:1] for name, values in learned.history.items()}
     figure = drawn(training_figure(replace(learned, history=history, best_step=0)))
     assert misplaced_texts(figure) == []
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(1.0, True), (5e-3, False)])
+def test_a_training_that_did_not_help_is_told(caplog, rate, warned):
+    settings = {"network": "small", "precision": "float32", "steps": 6, "batch": 4}
+    with caplog.at_level("WARNING", logger="dipct"):
+        found = pretrain(
+            SCAN, learning_rate=rate, validation_images=2, validate_every=3, **settings
+        )
+    assert (found.best_step == 0) is warned
+    assert ("use a lower learning rate" in caplog.text) is warned

@@ -128,6 +128,11 @@ def pretrain(
             raise Interrupted(f"{done}; no checkpoint was asked for.")
         writer.write(solution.state)
         raise Interrupted(f"{done}; the state is kept in {writer.path}. Go on with --resume.")
+    if int(solution.state.tensors["best_step"]) == 0 and speaks:
+        _LOG.warning(
+            "No step of the training was better than the random first parameters, which are "
+            "kept: use a lower learning rate, or more steps."
+        )
     return _pretrained(
         scan, configuration, training, solution, network, time.perf_counter() - started
     )
