@@ -413,13 +413,13 @@ def test_stopping_at_the_noise_level(scan, edip):
 
 
 def test_stopping_where_the_images_change_least(edip):
-    settings = {"stopping": "variance", "window": 10, "patience": 15, "iterations": 200}
+    settings = {"stopping": "variance", "window": 10, "patience": 15, "iterations": 600}
     run = edip(**settings)
     assert run.configuration["decay"] is False and run.status == "SETTLED"
     steps = int(run.history["chosen_step"][-1])
     # The moving variance begins after the warm-up.
-    assert 100 <= steps < run.iterations < 200
-    assert not same_result(run, edip(iterations=200, decay=False))
+    assert 100 <= steps < run.iterations < 600
+    assert not same_result(run, edip(iterations=600, decay=False))
 
 
 # Going on
