@@ -58,6 +58,10 @@ def pretrain(
     validate_every: Annotated[
         int | None, typer.Option(help="Steps between two validations, 100 by default.")
     ] = None,
+    snapshots: Annotated[
+        int | None,
+        typer.Option(help="Parameters to keep on the way, for edip in a subspace; 0 by default."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that draw images ahead of time.")
     ] = None,
@@ -76,6 +80,7 @@ def pretrain(
     from dipct.figures import save_figure, training_figure
     from dipct.pipeline import open_scan
     from dipct.pipeline import pretrain as pretrain_network
+    from dipct.pipeline.pretrain import remove_checkpoint
     from dipct.pretrain.pretrained_network import write_pretrained_network
     from dipct.pretrain.processes import joined_processes, place
 
@@ -93,6 +98,7 @@ def pretrain(
         "weight_decay": weight_decay,
         "validation_images": validation_images,
         "validate_every": validate_every,
+        "snapshots": snapshots,
         "workers": workers,
         "views": views,
         "angular_range": angular_range,
@@ -125,7 +131,7 @@ def pretrain(
     if not speaks:
         return
     write_pretrained_network(pretrained, out)
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
     save_figure(training_figure(pretrained), figure)
     print_rows(
         {

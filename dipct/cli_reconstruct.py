@@ -115,6 +115,29 @@ def reconstruct(
             rich_help_panel=DIP,
         ),
     ] = None,
+    parameters: Annotated[
+        str | None,
+        typer.Option(
+            help="What is free: all (default), subspace or singular-values (edip).",
+            rich_help_panel=DIP,
+        ),
+    ] = None,
+    dimension: Annotated[
+        int | None,
+        typer.Option(help="Directions of the subspace, 200 by default.", rich_help_panel=DIP),
+    ] = None,
+    kept_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the parameters in the subspace, 1.", rich_help_panel=DIP),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="Most singular values of a convolution.", rich_help_panel=DIP),
+    ] = None,
+    optimiser: Annotated[
+        str | None,
+        typer.Option(help="adam, l-bfgs or natural-gradient (edip).", rich_help_panel=DIP),
+    ] = None,
     input: Annotated[
         InputChoice | None,
         typer.Option(
@@ -146,7 +169,7 @@ def reconstruct(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Of Adam, 0.001 by default.",
+            help="Of Adam.",
             rich_help_panel=DIP,
         ),
     ] = None,
@@ -206,6 +229,11 @@ def reconstruct(
         "init": init,
         "fixed_encoder": fixed_encoder,
         "encoder_learning_rate": encoder_learning_rate,
+        "parameters": parameters,
+        "dimension": dimension,
+        "kept_share": kept_share,
+        "rank": rank,
+        "optimiser": optimiser,
         "input": value_of(input),
         "output": output,
         "upsampling": upsampling,

@@ -46,6 +46,11 @@ _METHODS_OF: dict[str, tuple[str, ...]] = {
     "learning_rate": _NETWORK,
     "encoder_learning_rate": ("edip",),
     "fixed_encoder": ("edip",),
+    "parameters": ("edip",),
+    "dimension": ("edip",),
+    "kept_share": ("edip",),
+    "rank": ("edip",),
+    "optimiser": ("edip",),
     "decay": _NETWORK,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -73,16 +78,26 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "stopping": "discrepancy",
     },
     "edip": {
-        "iterations": 1000,
         "tv_weight": "auto",
         "isotropic": False,
-        "precision": "auto",
-        "learning_rate": 1e-4,
         "fixed_encoder": False,
-        "decay": True,
+        "parameters": "all",
+        "optimiser": "adam",
         "stopping": "discrepancy",
     },
 }
+_OPTIMISER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adam": {"iterations": 1000, "precision": "auto", "decay": True},
+    "l-bfgs": {"iterations": 250, "precision": "float32"},
+    "natural-gradient": {"iterations": 100, "precision": "float32"},
+}
+_PARAMETER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "subspace": {"dimension": 200, "kept_share": 1.0},
+    "singular-values": {},
+}
+# Of Adam: a coefficient of a direction moves many parameters at once.
+_LEARNING_RATES = {"all": 1e-4, "subspace": 1e-2, "singular-values": 1e-3}
 _VARIANCE_DEFAULTS = {"window": 100, "patience": 1000}
 _ITERATIVE_DEFAULTS = {"projector": "siddon", "backend": "matrix"}
 
@@ -155,8 +170,8 @@ class ReconstructionConfiguration(Settings):
     """How rays meet pixels: exact lengths or interpolation."""
     backend: Literal["matrix", "traced", "astra"] | None = None
     """Stored sparse matrix, rays traced anew for every product, or ASTRA's projectors."""
-    iterations: int | None = Field(None, ge=1)
-    """Most iterations."""
+    iterations: int | None = Field(None, ge=0)
+    """Most iterations; none gives the image of the pretrained network as it is (edip)."""
     tolerance: float | None = Field(None, gt=0, lt=1)
     """Stop at this relative duality gap (tv) or normal-equation residual (cgls)."""
     stopping: Literal["none", "discrepancy", "variance"] | None = None
@@ -195,6 +210,17 @@ class ReconstructionConfiguration(Settings):
     """Of the network's blocks from fine to coarse, where it is another (edip)."""
     fixed_encoder: bool | None = None
     """Keep those blocks as pretrained (edip)."""
+    parameters: Literal["all", "subspace", "singular-values"] | None = None
+    """What of the pretrained network is free: all parameters, those in the principal directions of
+    its training, or the singular values of its convolutions (edip)."""
+    dimension: int | None = Field(None, ge=1)
+    """Number of principal directions (edip in a subspace)."""
+    kept_share: float | None = Field(None, gt=0, le=1)
+    """Share of the parameters that change, those of the highest leverage (edip in a subspace)."""
+    rank: int | None = Field(None, ge=1)
+    """Most singular values of a convolution; the smallest beyond are set to zero (edip)."""
+    optimiser: Literal["adam", "l-bfgs", "natural-gradient"] | None = None
+    """How parameters are found (edip); the natural gradient is for few of them."""
     decay: bool | None = None
     """Whether the learning rate falls to zero over the iterations; not if stopping by the
     variance, which would fall with it."""
@@ -213,6 +239,9 @@ class ReconstructionConfiguration(Settings):
             raise ValueError("the method edip needs init, the file of a pretrained network")
         if self.fixed_encoder and self.encoder_learning_rate is not None:
             raise ValueError("a fixed encoder has no encoder_learning_rate")
+        self._check_restriction()
+        if self.iterations == 0 and self.method != "edip":
+            raise ValueError("iterations must be at least 1; only edip has an image before them")
         if self.stopping == "variance" and self.decay:
             raise ValueError(
                 "decay and stopping by the variance exclude each other: the variance of the images "
@@ -224,9 +253,36 @@ class ReconstructionConfiguration(Settings):
             raise ValueError(f"tv_weight must be zero or positive; got {self.tv_weight}")
         return self
 
+    def _check_restriction(self) -> None:
+        owners = {"dimension": "subspace", "kept_share": "subspace", "rank": "singular-values"}
+        free = self.parameters or "all"
+        for name, owner in owners.items():
+            if getattr(self, name) is not None and free != owner:
+                raise ValueError(f"{name} belongs to parameters {owner}")
+        for name in ("fixed_encoder", "encoder_learning_rate"):
+            if getattr(self, name) and (free, self.optimiser or "adam") != ("all", "adam"):
+                raise ValueError(f"{name} belongs to parameters all and optimiser adam")
+        if (self.optimiser or "adam") == "adam":
+            return
+        for name in ("learning_rate", "decay"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} belongs to optimiser adam")
+        if self.precision == "bfloat16":
+            raise ValueError(f"{self.optimiser} needs precision float32")
+        if self.optimiser == "natural-gradient" and free == "all":
+            raise ValueError(
+                "natural-gradient stores a matrix of the parameters squared: use parameters "
+                "subspace or singular-values"
+            )
+
     def resolved(self) -> Self:
         """The same settings with the method's defaults filled in."""
         defaults = dict(_DEFAULTS[self.method])
+        if self.method == "edip":
+            parameters, optimiser = self.parameters or "all", self.optimiser or "adam"
+            defaults |= _PARAMETER_DEFAULTS[parameters] | _OPTIMISER_DEFAULTS[optimiser]
+            if optimiser == "adam":
+                defaults["learning_rate"] = _LEARNING_RATES[parameters]
         if self.method in _ITERATIVE:
             defaults |= _ITERATIVE_DEFAULTS
         if self.stopping == "variance":
@@ -264,6 +320,8 @@ class PretrainingConfiguration(Settings):
     """Images that the validation PSNR is the mean of."""
     validate_every: int = Field(100, ge=1)
     """Steps between two validations."""
+    snapshots: int = Field(0, ge=0)
+    """Parameters to keep from the course of the training, for its principal directions."""
     workers: int = Field(0, ge=0)
     """Processes that draw images ahead of time; 0 draws them between the steps."""
     projector: Literal["siddon", "joseph"] = "siddon"

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dipct import generator_of
+from dipct import generator_of, pretrain, write_pretrained_network
 from dipct.errors import ConfigurationError, Interrupted
 from dipct.generator import NetworkGenerator, has_bfloat16, make_network
+from dipct.generator.group_norm import group_norm
 from dipct.measurement.nominal import nominal_scan
 from dipct.operator import ray_transform
 from dipct.operator.checks import adjoint_mismatch, random_tensor
@@ -308,3 +309,71 @@ def test_the_large_network_at_its_size(precision):
     moved = generator.to("cuda").with_precision(precision)
     image = (scale * moved(theta.cuda()))[0]
     assert distance(image, torch.from_numpy(run.image)) <= 1e-3
+
+
+# Pretraining
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_group_norm_is_that_of_the_cpu(dtype):
+    x = torch.from_numpy(noise((2, 8, 33, 20), 0)) + torch.arange(8.0)[:, None, None]
+    weight, bias = torch.from_numpy(noise((2, 8), 1))
+    expected = group_norm(x, 2, weight, bias)
+    found = group_norm(
+        *(part.to("cuda", dtype) for part in (x,)),
+        2,
+        weight.to("cuda", dtype),
+        bias.to("cuda", dtype),
+    )
+    allowed = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+    assert distance(found, expected) <= allowed
+    assert distance(found, group_norm(x, 4, weight, bias)) > 0.05
+
+
+TRAINING = {
+    "network": "small",
+    "batch": 4,
+    "learning_rate": 5e-3,
+    "validation_images": 4,
+    "validate_every": 20,
+    "snapshots": 20,
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pretraining_learns_as_on_the_cpu(fan, workers):
+    settings = TRAINING | {"steps": 100, "precision": "float32"}
+    on_cpu = pretrain(fan, **settings)
+    on_gpu = pretrain(fan, device="cuda", workers=workers, **settings)
+    assert on_gpu.fbp_psnr_db == pytest.approx(on_cpu.fbp_psnr_db, abs=1e-3)
+    first = [each.history["validation_psnr_db"][0] for each in (on_cpu, on_gpu)]
+    assert first[1] == pytest.approx(first[0], abs=0.05)
+    assert on_gpu.validation_psnr_db > first[0] + 3
+    assert on_gpu.validation_psnr_db == pytest.approx(on_cpu.validation_psnr_db, abs=1)
+    assert on_gpu.snapshots.thetas.shape == on_cpu.snapshots.thetas.shape
+
+
+@pytest.mark.parametrize("parameters", ["all", "subspace", "singular-values"])
+@pytest.mark.parametrize("optimiser", ["adam", "l-bfgs", "natural-gradient"])
+def test_every_fine_tuning_lowers_the_objective(fan, parameters, optimiser, tmp_path):
+    if (parameters, optimiser) == ("all", "natural-gradient"):
+        pytest.skip("the natural gradient is for few parameters")
+    network = pretrain(fan, device="cuda", steps=60, **TRAINING)
+    write_pretrained_network(network, tmp_path / "net.h5")
+    extra = {"dimension": 15} if parameters == "subspace" else {}
+    run = reconstruct(
+        fan,
+        method="edip",
+        init=str(tmp_path / "net.h5"),
+        parameters=parameters,
+        optimiser=optimiser,
+        iterations=12,
+        stopping="none",
+        tv_weight=4.0,
+        device="cuda",
+        **extra,
+    )
+    assert run.history["objective"][-1] < run.history["objective"][0]
+    generator, theta, scale = generator_of(run)
+    image = scale * generator(theta)[0]
+    assert distance(image, torch.from_numpy(run.image)) <= 0.05

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dipct.errors import ConfigurationError, ShapeError
+from dipct.generator.group_norm import group_norm
 from dipct.generator.network import Network
 from dipct.generator.parameters import Kind, Parameter
 
@@ -200,7 +201,7 @@ class _Layers:
             return x
         name = f"{block}.normalisation_{number}"
         weight, bias = self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
-        return F.group_norm(x, groups, weight, bias)
+        return group_norm(x, groups, weight, bias)
 
 
 def _convolution(block: str, layer: str, inputs: int, outputs: int, kernel: int) -> list[Parameter]:

@@ -111,10 +111,12 @@ def _to_torch(matrix: sparse.csr_matrix) -> Tensor:
         torch.from_numpy(matrix.indices.astype(np.int32, copy=False)),
         torch.from_numpy(matrix.data),
     ]
-    with warnings.catch_warnings():
+    # Torch 2.11 warns where these checks are not asked for by this switch.
+    checks = torch.sparse.check_sparse_tensor_invariants(True)
+    with warnings.catch_warnings(), checks:
         # Torch says once in a process that its CSR layout is in beta.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
-        return torch.sparse_csr_tensor(*parts, size=matrix.shape, check_invariants=True)
+        return torch.sparse_csr_tensor(*parts, size=matrix.shape)
 
 
 def check_stored_dtype(dtype: torch.dtype) -> None:

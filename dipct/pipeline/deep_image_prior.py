@@ -18,7 +18,8 @@ from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.pipeline.memory import check_image_memory
 from dipct.pipeline.total_variation import choose_tv_weight, fidelity_of, image_scale
 from dipct.run import Run
-from dipct.solver.deep_image_prior import deep_image_prior_fit, noise_input
+from dipct.solver import Optimiser
+from dipct.solver.deep_image_prior import Restriction, deep_image_prior_fit, noise_input
 from dipct.solver.descent import GeneratorFit, Measure
 
 _LOG = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def network_fit(
     *,
     initial: Tensor | None = None,
     learning_rate: float | Tensor | None = None,
+    restriction: Restriction | None = None,
+    optimiser: Optimiser | None = None,
 ) -> tuple[GeneratorFit, float, dict[str, Any]]:
     """The fit of a network to a scan once everything is chosen.
 
@@ -77,7 +80,9 @@ def network_fit(
         operator: the ray transform.
         choices: network, scale of the image, weight of total variation and precision.
         initial: first parameters, [P]; default: random.
-        learning_rate: one number or one per parameter; default: as configured.
+        learning_rate: of Adam, one number or one per parameter; default: as configured.
+        restriction: makes the generator that is fitted of that of the network.
+        optimiser: in place of Adam.
 
     Returns:
         As :func:`dip_problem`.
@@ -101,15 +106,14 @@ def network_fit(
         tv_weight=choices["tv_weight"],
         isotropic=bool(configuration.isotropic),
         iterations=configuration.iterations,
-        learning_rate=_given(
-            configuration.learning_rate if learning_rate is None else learning_rate
-        ),
-        decay=bool(configuration.decay),
+        **_adam_settings(configuration, learning_rate),
         stopping=_given(configuration.stopping),
         **_variance_settings(configuration),
         precision=choices["precision"],
         seed=configuration.seed,
         initial=initial,
+        restriction=restriction,
+        optimiser=optimiser,
         measure=_measure(scan, scale),
     )
     return fit, scale, choices
@@ -294,6 +298,14 @@ def _measure(scan: Scan, scale: float) -> Measure | None:
         return {"psnr_db": torch.tensor(value, dtype=torch.float64)}
 
     return measure
+
+
+def _adam_settings(
+    configuration: ReconstructionConfiguration, learning_rate: float | Tensor | None
+) -> dict[str, Any]:
+    """Where Adam is the optimiser; another has none of them."""
+    rate = configuration.learning_rate if learning_rate is None else learning_rate
+    return {} if rate is None else {"learning_rate": rate, "decay": bool(configuration.decay)}
 
 
 def _variance_settings(configuration: ReconstructionConfiguration) -> dict[str, int]:

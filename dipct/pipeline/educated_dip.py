@@ -8,19 +8,29 @@ from torch import Tensor
 
 from dipct.configuration import ReconstructionConfiguration
 from dipct.errors import ConfigurationError
-from dipct.generator import ParameterLayout, UNet
+from dipct.generator import (
+    ParameterLayout,
+    SingularValues,
+    Subspace,
+    UNet,
+    principal_directions,
+    sparsify,
+)
 from dipct.measurement.digest import file_digest
 from dipct.measurement.scan import Scan
 from dipct.operator.base import LinearOperator
 from dipct.pipeline.deep_image_prior import check_network, choose_precision, network_fit
 from dipct.pipeline.total_variation import choose_tv_weight, fidelity_of
 from dipct.pretrain.pretrained_network import PretrainedNetwork, read_pretrained_network
-from dipct.solver import GeneratorFit
+from dipct.solver import LBFGS, GeneratorFit, NaturalGradient
+from dipct.solver.deep_image_prior import Restriction
 from dipct.solver.image_scale import image_scale
 
 _LOG = logging.getLogger(__name__)
 # The largest value of a sharp image is above that of a blurred one.
 _HEADROOM = 1.25
+# Adam comes with a schedule, which the fit makes.
+_OPTIMISERS = {"adam": lambda: None, "l-bfgs": LBFGS, "natural-gradient": NaturalGradient}
 
 
 def edip_problem(
@@ -44,16 +54,17 @@ def edip_problem(
         ConfigurationError: no weight of total variation is found.
     """
     pretrained = _pretrained(configuration)
-    network = pretrained.make_network()
     choices = choices or _choose(scan, configuration, operator, pretrained)
-    return network_fit(
-        scan,
-        configuration,
-        operator,
-        choices,
-        initial=torch.from_numpy(pretrained.theta),
-        learning_rate=_learning_rate(configuration, network).to(operator.device),
-    )
+    theta = torch.from_numpy(pretrained.theta)
+    free: dict[str, Any] = {"initial": theta}
+    if configuration.parameters != "all":
+        free = {"restriction": _restriction(configuration, theta)}
+    elif configuration.optimiser == "adam":
+        rate = _learning_rate(configuration, pretrained.make_network())
+        free["learning_rate"] = rate.to(operator.device)
+    assert configuration.optimiser is not None
+    free["optimiser"] = _OPTIMISERS[configuration.optimiser]()
+    return network_fit(scan, configuration, operator, choices, **free)
 
 
 def check_edip(
@@ -79,6 +90,36 @@ def check_edip(
             f"{network.in_channels} channels; it cannot be fed with {kind}."
         )
     check_network(scan, configuration, network, kind, device)
+    if configuration.parameters == "subspace":
+        _check_snapshots(configuration, pretrained.settings.get("snapshots", 0))
+
+
+def _check_snapshots(configuration: ReconstructionConfiguration, kept: int) -> None:
+    assert configuration.dimension is not None
+    if kept < configuration.dimension:
+        raise ConfigurationError(
+            f"The network {configuration.init} was pretrained with {kept} snapshots, which span no "
+            f"subspace of {configuration.dimension} dimensions. Pretrain with more --snapshots, or "
+            "ask for a smaller dimension."
+        )
+
+
+def _restriction(configuration: ReconstructionConfiguration, theta: Tensor) -> Restriction:
+    """What makes the generator of few parameters; see :class:`dipct.generator.Subspace`."""
+    if configuration.parameters == "singular-values":
+        return lambda generator: SingularValues(
+            generator, theta.to(generator.z.device), rank=configuration.rank
+        )
+    assert configuration.init is not None and configuration.dimension is not None
+    snapshots = read_pretrained_network(configuration.init, snapshots=True).snapshots
+    assert snapshots is not None and configuration.kept_share is not None
+    basis = principal_directions(torch.from_numpy(snapshots.thetas), configuration.dimension)
+    if configuration.kept_share < 1:
+        kept = max(configuration.dimension, round(configuration.kept_share * len(basis)))
+        basis = sparsify(basis, kept)
+    return lambda generator: Subspace(
+        generator, theta.to(generator.z.device), basis.to(generator.z.device)
+    )
 
 
 def _pretrained(configuration: ReconstructionConfiguration) -> PretrainedNetwork:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -35,6 +36,7 @@ from dipct.pipeline.prepare import prepare
 from dipct.pretrain import FolderImages, PhantomImages, TrainingImages, TrainingPairs
 from dipct.pretrain.pretrained_network import PretrainedNetwork, describe_scan
 from dipct.pretrain.processes import place
+from dipct.pretrain.snapshots import SnapshotKeeper, Snapshots, snapshot_steps
 from dipct.pretrain.training import SupervisedTraining, TrainingSettings
 from dipct.progress import ProgressDisplay
 from dipct.run import installed_versions
@@ -68,7 +70,8 @@ def pretrain(
         scan: the target; only its geometry and grid matter.
         configuration: how to train, or give its settings by name.
         checkpoint: keep the state of the training in this file, every minute and when
-            interrupted. It stays until the caller removes it.
+            interrupted, and its snapshots in a folder beside it. They stay until the caller
+            removes them with :func:`remove_checkpoint`.
         resume: go on from the checkpoint.
         progress: show a progress display.
         callbacks: called with every recorded state, as by :func:`dipct.solver.iterate`.
@@ -111,6 +114,11 @@ def pretrain(
         else None
     )
     progress = progress and speaks
+    keeper = SnapshotKeeper(
+        snapshot_steps(configuration.steps, configuration.snapshots) if speaks else [],
+        None if checkpoint is None else _snapshot_folder(checkpoint),
+        resume=resume,
+    )
     display = ProgressDisplay("pretraining", configuration.steps) if progress else nullcontext()
     with display as shown, closing(training):
         solution = iterate(
@@ -119,6 +127,7 @@ def pretrain(
             state=state,
             every=min(configuration.validate_every, 20),
             callbacks=[each for each in (shown, writer, *callbacks) if each is not None],
+            observers=[keeper],
         )
     if solution.status is Status.INTERRUPTED:
         done = f"Stopped after {solution.iterations} steps"
@@ -134,8 +143,24 @@ def pretrain(
             "kept: use a lower learning rate, or more steps."
         )
     return _pretrained(
-        scan, configuration, training, solution, network, time.perf_counter() - started
+        scan,
+        configuration,
+        training,
+        solution,
+        network,
+        keeper.collect(solution.iterations),
+        time.perf_counter() - started,
     )
+
+
+def remove_checkpoint(checkpoint: str | Path) -> None:
+    """Remove the checkpoint of a training and its snapshots, once the result is safe."""
+    Path(checkpoint).unlink(missing_ok=True)
+    shutil.rmtree(_snapshot_folder(Path(checkpoint)), ignore_errors=True)
+
+
+def _snapshot_folder(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.snapshots")
 
 
 def _training(
@@ -236,6 +261,7 @@ def _pretrained(
     training: SupervisedTraining,
     solution: Solution,
     network: dict[str, Any],
+    snapshots: Snapshots | None,
     seconds: float,
 ) -> PretrainedNetwork:
     history = {name: values.numpy() for name, values in solution.history.items()}
@@ -255,4 +281,5 @@ def _pretrained(
         duration_s=seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=installed_versions(),
+        snapshots=snapshots,
     )

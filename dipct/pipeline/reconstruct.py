@@ -17,7 +17,7 @@ from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
 from dipct.configuration import NETWORK_METHODS, ReconstructionConfiguration
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
-from dipct.generator import NetworkGenerator
+from dipct.generator import NetworkGenerator, SingularValues, Subspace
 from dipct.measurement.digest import file_digest, scan_digest
 from dipct.measurement.geometry import ConeSliceGeometry
 from dipct.measurement.scan import Scan
@@ -241,10 +241,14 @@ def _iterative(
 
 def _generator(method: Method, solution: Solution) -> dict[str, np.ndarray]:
     """What makes the image again where a network made it."""
-    if not isinstance(method, GeneratorFit) or not isinstance(method.generator, NetworkGenerator):
+    if not isinstance(method, GeneratorFit):
         return {}
-    theta = solution.state.tensors["chosen"]
-    return {"theta": _array(theta), "input": _array(method.generator.z)}
+    generator, theta = method.generator, solution.state.tensors["chosen"]
+    if isinstance(generator, Subspace | SingularValues):
+        generator, theta = generator.generator, generator.parameters(theta)
+    if not isinstance(generator, NetworkGenerator):
+        return {}
+    return {"theta": _array(theta), "input": _array(generator.z)}
 
 
 def _method(

@@ -15,6 +15,7 @@ from dipct.pretrain.pretrained_network import (
 )
 from dipct.pretrain.seeds import FOLDS as FOLDS
 from dipct.pretrain.seeds import Fold as Fold
+from dipct.pretrain.snapshots import Snapshots as Snapshots
 from dipct.pretrain.spectrum import NetworkSpectrum as NetworkSpectrum
 from dipct.pretrain.spectrum import SpectrumSettings as SpectrumSettings
 from dipct.pretrain.spectrum import network_spectra as network_spectra

@@ -10,6 +10,7 @@ Layout (HDF5), version 1. Nothing in it is ever executed.
                      noise and input), ``settings`` (of the training), ``versions``
 ``theta``            float32 (P,): the parameters with the highest validation PSNR
 ``history/*``        (records,): ``iteration``, ``training_loss``, ``validation_psnr_db`` ...
+``snapshots/*``      where some were kept: ``steps`` (S,) and float32 ``thetas`` (S, P)
 ===================  ==============================================================================
 """
 
@@ -27,6 +28,7 @@ from dipct.generator import ParameterLayout, UNet, make_network
 from dipct.measurement.digest import geometry_digest
 from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group, open_hdf5, write_whole
 from dipct.measurement.scan import Scan
+from dipct.pretrain.snapshots import Snapshots
 
 FORMAT, VERSION = "dipct-pretrained-network", 1
 _EXPECTED = "a pretrained network, as written by `dipct pretrain`"
@@ -57,6 +59,7 @@ class PretrainedNetwork:
         duration_s: seconds of training.
         created: when, ISO 8601 in UTC.
         versions: of Python and the packages.
+        snapshots: parameters on the way; None where none were kept or read.
     """
 
     theta: np.ndarray
@@ -74,6 +77,7 @@ class PretrainedNetwork:
     duration_s: float
     created: str
     versions: Mapping[str, str]
+    snapshots: Snapshots | None = None
 
     def make_network(self) -> UNet:
         """The architecture."""
@@ -135,12 +139,20 @@ def write_pretrained_network(pretrained: PretrainedNetwork, path: str | Path) ->
         history = file.create_group("history")
         for name, values in pretrained.history.items():
             history.create_dataset(name, data=np.asarray(values))
+        if pretrained.snapshots is not None:
+            group = file.create_group("snapshots")
+            group.create_dataset("steps", data=pretrained.snapshots.steps)
+            group.create_dataset("thetas", data=np.float32(pretrained.snapshots.thetas))
 
     write_whole(path, fill)
 
 
-def read_pretrained_network(path: str | Path) -> PretrainedNetwork:
+def read_pretrained_network(path: str | Path, *, snapshots: bool = False) -> PretrainedNetwork:
     """Read a pretrained network.
+
+    Args:
+        path: the file.
+        snapshots: read them too, which can be large.
 
     Raises:
         FileFormatError: missing, truncated, foreign, of a newer version, or with parameters that
@@ -162,6 +174,7 @@ def read_pretrained_network(path: str | Path) -> PretrainedNetwork:
         found = PretrainedNetwork(
             theta=get_dataset(file, "theta")[()],
             history={name: get_dataset(history, name)[()] for name in history},
+            snapshots=_read_snapshots(file) if snapshots and "snapshots" in file else None,
             **{name: str(get_attribute(file, name)) for name in _TEXTS},
             **{name: int(get_attribute(file, name)) for name in _WHOLE},
             **{name: float(get_attribute(file, name)) for name in _NUMBERS},
@@ -175,4 +188,21 @@ def read_pretrained_network(path: str | Path) -> PretrainedNetwork:
             )
         if not np.isfinite(found.theta).all():
             raise DataError("the parameters are not finite; pretrain again.")
+        if found.snapshots is not None:
+            _check_snapshots(found.snapshots, size)
         return found
+
+
+def _read_snapshots(file: h5py.File) -> Snapshots:
+    group = get_group(file, "snapshots")
+    return Snapshots(*(get_dataset(group, name)[()] for name in ("steps", "thetas")))
+
+
+def _check_snapshots(snapshots: Snapshots, size: int) -> None:
+    shape = (len(snapshots.steps), size)
+    if snapshots.thetas.shape != shape:
+        raise FileFormatError(
+            f"the snapshots should have shape {shape}; they have {snapshots.thetas.shape}."
+        )
+    if not np.isfinite(snapshots.thetas).all():
+        raise DataError("the snapshots are not finite; pretrain again.")

@@ -1,6 +1,6 @@
 """The Deep Image Prior for any operator: tomography, denoising, inpainting, super-resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dipct.errors import ConfigurationError, ShapeError
+from dipct.generator.base import Generator
 from dipct.generator.network import Network, NetworkGenerator, Precision, has_bfloat16
 from dipct.generator.presets import make_network
 from dipct.objective.fidelity import Fidelity
@@ -16,6 +17,7 @@ from dipct.operator.base import Operator
 from dipct.solver.adam import Adam, CosineDecay, WarmUp
 from dipct.solver.descent import GeneratorFit, Measure
 from dipct.solver.iteration import Callback, iterate
+from dipct.solver.optimiser import Optimiser
 from dipct.solver.selection import (
     FirstAtNoiseLevel,
     LeastMovingVariance,
@@ -25,6 +27,9 @@ from dipct.solver.selection import (
 from dipct.solver.solution import IterationState, Solution
 
 Stopping = Literal["none", "variance", "discrepancy"]
+
+Restriction = Callable[[NetworkGenerator], Generator]
+"""From a network's generator to one of fewer parameters."""
 
 _NOISE_AMPLITUDE = 0.1
 # Adam's average of squares forgets slowly by default, so that after a quiet stretch one long
@@ -85,6 +90,8 @@ def deep_image_prior_fit(
     precision: Precision | Literal["auto"] = "auto",
     seed: int = 0,
     initial: Tensor | None = None,
+    restriction: Restriction | None = None,
+    optimiser: Optimiser | None = None,
     measure: Measure | None = None,
 ) -> GeneratorFit:
     """Set up the fit of a network's image to data (Ulyanov et al., CVPR 2018), with TV or without.
@@ -101,7 +108,8 @@ def deep_image_prior_fit(
         tv_weight: lambda, zero for the plain Deep Image Prior.
         isotropic: isotropic instead of anisotropic total variation.
         iterations: how many there will be, for the decay of the learning rate.
-        learning_rate: of Adam; one number or one per parameter.
+        learning_rate: of Adam; one number or one per parameter. This and the next two do nothing
+            where there is another optimiser.
         warm_up: steps over which the learning rate rises.
         decay: whether it then falls to zero along a cosine; default: yes, unless stopping by
             the variance, which would fall with it.
@@ -114,7 +122,10 @@ def deep_image_prior_fit(
         precision: of the network's arithmetic; ``auto`` is bfloat16 where the device has it.
         seed: of the first parameters and of the input; the elements of a batch take this and
             the following numbers.
-        initial: first parameters, [... P], in place of random ones.
+        initial: first parameters, [... P], in place of those the generator begins with.
+        restriction: makes the generator that is fitted of that of the network, such as a
+            :class:`dipct.generator.Subspace`.
+        optimiser: in place of Adam.
         measure: see :class:`GeneratorFit`.
 
     Returns:
@@ -128,9 +139,9 @@ def deep_image_prior_fit(
     shape = operator.domain_shape
     if len(shape) != 3 or shape[0] != 1:
         raise ShapeError(f"The Deep Image Prior makes images [1 H W]; {operator!r} takes others.")
-    if warm_up < 0 or iterations < 1:
+    if warm_up < 0 or iterations < 0:
         raise ConfigurationError(
-            f"warm_up must be zero or more and iterations one or more; got {warm_up}, {iterations}."
+            f"warm_up and iterations must be zero or more; got {warm_up}, {iterations}."
         )
     decay = stopping != "variance" if decay is None else decay
     if decay and stopping == "variance":
@@ -155,18 +166,22 @@ def deep_image_prior_fit(
     if precision == "auto":
         reduces = z.dtype == torch.float32 and has_bfloat16(z.device)
         precision = "bfloat16" if reduces else "float32"
-    generator = NetworkGenerator(network, z, shape[1:], precision=precision)
+    generator: Generator = NetworkGenerator(network, z, shape[1:], precision=precision)
+    if restriction is not None:
+        generator = restriction(generator)
     if initial is None:
         drawn = torch.stack([generator.initial(one) for one in seeds])
         initial = drawn.reshape(*batch, generator.n_parameters)
     terms: list[tuple[float | Tensor, Term]] = [(1.0, DataTerm(operator, fidelity))]
     terms.append((tv_weight, TotalVariation(shape, isotropic=isotropic)))
-    schedule = CosineDecay(iterations, warm_up) if decay else WarmUp(warm_up)
+    if optimiser is None:
+        schedule = CosineDecay(iterations, warm_up) if decay else WarmUp(warm_up)
+        optimiser = Adam(learning_rate, schedule=schedule, clip=_CLIP, betas=_BETAS)
     return GeneratorFit(
         generator,
         Objective(terms),
         initial.to(projections),
-        optimiser=Adam(learning_rate, schedule=schedule, clip=_CLIP, betas=_BETAS),
+        optimiser=optimiser,
         selection=_selection(stopping, window, patience, warm_up),
         loss_scale=loss_scale,
         measure=measure,

@@ -62,6 +62,7 @@ def iterate(
     every: int = 10,
     callbacks: Sequence[Callback] = (),
     stopping: Sequence[StoppingRule] = (),
+    observers: Sequence[Callback] = (),
 ) -> Solution:
     """Run an iterative method.
 
@@ -80,6 +81,7 @@ def iterate(
         every: iterations between two records.
         callbacks: called in order with every recorded state.
         stopping: rules asked in order, after the method's own.
+        observers: called in order with the state after every iteration, recorded or not.
 
     Returns:
         The solution. Reaching no tolerance is a status, not an error.
@@ -115,6 +117,8 @@ def iterate(
                 status = Status.MAX_ITERATIONS
                 break
             state = _advance(method, state, every)
+            for observer in observers:
+                observer(state)
             if state.is_recorded and _all_finite(state.figures(), method):
                 for callback in callbacks:
                     callback(state)
