@@ -6,84 +6,57 @@ three geometries, never on walnuts, discs with holes or teeth.
 
     DIPCT_DATA=... python benchmarks/educated_dip.py             # runs what is not done yet
     python benchmarks/educated_dip.py --only walnut              # simulated scans only
+    python benchmarks/educated_dip.py --timing                   # seconds per step, if idle
     python benchmarks/educated_dip.py --table                    # tables and plots only
+    python benchmarks/educated_dip.py --paper --seconds 540      # the papers' size, on a GPU
+
+--full takes five seeds of the walnut, and 10 000 steps.
 """
 
 import argparse
-import json
-from dataclasses import dataclass, replace
+import time
 
-import real_scans
-from measuring import RESULTS, machine, write_result
-from skimage.transform import resize_local_mean
+import educated_dip_paper
+import educated_dip_tables
+from educated_dip_cases import (
+    COMMON,
+    FOLDER,
+    PRETRAINING,
+    RUNS,
+    SCANS,
+    Case,
+    arms,
+    cases,
+    file_name,
+    load,
+    network_file,
+    settings,
+)
+from measuring import machine, write_result
 
 import dipct
 from dipct.pipeline import pretrain
 from dipct.pipeline.pretrain import remove_checkpoint
 from dipct.pretrain import write_pretrained_network
 
-FOLDER = RESULTS / "educated_dip"
-RUNS = FOLDER / "runs"
-PIXELS = 128
-# The images are those of the papers for such objects; the noise is about that of the scans.
-PRETRAINING = {
-    "walnut": {"images": "ellipses-in-disc", "noise_level": 0.05, "steps": 3600},
-    "ta": {"images": "ellipses-in-disc", "noise_level": 0.02, "steps": 2400},
-    "tooth": {"images": "ellipses", "noise_level": 0.02, "steps": 2400},
-}
-COMMON = {"batch": 8, "validate_every": 100, "snapshots": 256}
 
-
-@dataclass(frozen=True)
-class Case:
-    """One scan and the seed of the networks."""
-
-    scan: str
-    seed: int
-    views: int | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.scan}-{self.seed}"
-
-
-CASES = [Case("walnut", seed) for seed in range(3)]
-CASES += [Case(scan, seed, 30) for scan in ("ta", "tooth") for seed in range(2)]
-
-
-def load(case: Case) -> dipct.Scan:
-    """The scan with a truth, at 128 px."""
-    if case.scan == "walnut":
-        return dipct.example_scan("walnut", pixels=PIXELS, seed=case.seed)
-    scan, _, _ = real_scans.load(case.scan)
-    image = dipct.reconstruct(scan, method="fbp", filter="hann").image
-    truth = resize_local_mean(image, (PIXELS, PIXELS))
-    scan = scan.bin_detector(4 if case.scan == "ta" else 2)
-    scan = scan.with_grid(scan.grid.resized(PIXELS)).equispaced_views(case.views)
-    return replace(scan, truth=truth, truth_source="full-view FBP, averaged to the grid")
-
-
-def network_file(scan: str) -> str:
-    return RUNS / f"network-{scan}.h5"
-
-
-def make_network(case: Case) -> None:
-    """Pretrain for the geometry of a case, where that is not done."""
-    if (path := network_file(case.scan)).exists():
+def make_network(scan: str) -> None:
+    """Pretrain for a geometry, where that is not done."""
+    if (path := network_file(scan)).exists():
         return
     checkpoint = path.with_suffix(".checkpoint")
     pretrained = pretrain(
-        load(case),
+        load(cases(scan, full=False)[0]),
         checkpoint=checkpoint,
         resume=checkpoint.exists(),
         progress=True,
-        **PRETRAINING[case.scan],
+        **PRETRAINING[scan],
         **COMMON,
     )
     write_pretrained_network(pretrained, path)
     remove_checkpoint(checkpoint)
     write_result(
-        FOLDER / f"network-{case.scan}.json",
+        FOLDER / f"network-{scan}.json",
         {
             "history": {k: [float(x) for x in v] for k, v in pretrained.history.items()},
             "validation_psnr_db": pretrained.validation_psnr_db,
@@ -96,8 +69,79 @@ def make_network(case: Case) -> None:
     )
 
 
-if __name__ == "__main__":
-    RUNS.mkdir(parents=True, exist_ok=True)
-    import sys
+def run_case(case: Case, arm: str, full: bool) -> dict:
+    name = file_name(case, arm, full)
+    checkpoint = RUNS / f"{name}.checkpoint"
+    run = dipct.reconstruct(
+        load(case),
+        checkpoint=checkpoint,
+        resume=checkpoint.exists(),
+        progress=True,
+        **settings(case, arm, full),
+    )
+    dipct.write_run(run, RUNS / f"{name}.h5")
+    checkpoint.unlink(missing_ok=True)
+    kept = ("iteration", "psnr_db", "discrepancy", "network_passes")
+    return {
+        "case": case.name,
+        "arm": arm,
+        "history": {k: [float(x) for x in run.history[k]] for k in kept if k in run.history},
+        "metrics": dict(run.metrics),
+        "iterations": run.iterations,
+        "status": run.status,
+        "seconds": run.duration_s,
+        "configuration": dict(run.configuration) | {"init": None},
+        "machine": machine(),
+    }
 
-    make_network(CASES[int(sys.argv[1])])
+
+def time_arms() -> dict:
+    """Seconds of an iteration, by the difference of two runs, so that setting up cancels."""
+    case, seconds = cases("walnut", full=False)[0], {}
+    scan = load(case)
+    for arm in arms("walnut"):
+        if arm in ("tv", "network alone"):
+            continue
+        few, many = (5, 25) if "natural" in arm else (10, 60)
+        taken = []
+        for iterations in (few, many):
+            chosen = settings(case, arm) | {"iterations": iterations, "tv_weight": 4.0}
+            began = time.perf_counter()
+            dipct.reconstruct(scan, **chosen)
+            taken.append(time.perf_counter() - began)
+        seconds[arm] = (taken[1] - taken[0]) / (many - few)
+        print(f"{arm}: {1000 * seconds[arm]:.0f} ms an iteration", flush=True)
+    return {"seconds_per_iteration": seconds, "machine": machine()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", action="store_true", help="only tables and plots")
+    parser.add_argument("--timing", action="store_true", help="only seconds per step")
+    parser.add_argument("--only", choices=SCANS, help="only one scan")
+    parser.add_argument("--full", action="store_true", help="five seeds, 10 000 steps")
+    parser.add_argument("--paper", action="store_true", help="501 x 501 pixels, on a GPU")
+    parser.add_argument("--seconds", type=float, default=540, help="for --paper")
+    options = parser.parse_args()
+    RUNS.mkdir(parents=True, exist_ok=True)
+    if options.paper:
+        done = educated_dip_paper.run(options.seconds)
+        print("done" if done else "not done: run it again")
+    elif options.timing:
+        write_result(FOLDER / "timing.json", time_arms())
+    elif not options.table:
+        for scan in [options.only] if options.only else SCANS:
+            make_network(scan)
+            for arm in arms(scan):
+                for case in cases(scan, options.full):
+                    path = FOLDER / f"{file_name(case, arm, options.full)}.json"
+                    if path.exists():
+                        continue
+                    result = run_case(case, arm, options.full)
+                    write_result(path, result)
+                    print(case.name, arm, result["metrics"]["psnr_db"], flush=True)
+    educated_dip_tables.write_pages()
+
+
+if __name__ == "__main__":
+    main()

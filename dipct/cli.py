@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from dipct.cli_choose import choose
 from dipct.cli_data import data_app
 from dipct.cli_pretrain import pretrain
 from dipct.cli_reconstruct import reconstruct
@@ -138,6 +139,7 @@ def simulate(
 
 app.command()(reconstruct)
 app.command()(pretrain)
+app.command()(choose)
 app.command()(spectrum)
 
 

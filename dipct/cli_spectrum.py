@@ -1,6 +1,7 @@
 """The subcommand `dipct spectrum`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ def spectrum(
     before: Annotated[
         bool, typer.Option(help="Begin with the first network's random parameters.")
     ] = True,
+    during: Annotated[
+        int, typer.Option(min=0, help="Also so many snapshots of each, from pretrain --snapshots.")
+    ] = 0,
     views: Views = None,
     angular_range: AngularRange = None,
     bin: Bin = None,
@@ -34,7 +38,6 @@ def spectrum(
     from dipct.measurement.hdf5 import write_bytes_whole
     from dipct.pipeline import network_spectra_of, open_scan
     from dipct.pipeline.prepare import prepare
-    from dipct.pipeline.spectrum import BEFORE
     from dipct.pretrain import SpectrumSettings
 
     check_output(out, ".png", scan, *networks)
@@ -46,9 +49,11 @@ def spectrum(
         networks,
         settings=SpectrumSettings(rank=rank, tolerance=tolerance),
         before=before,
+        during=during,
         device=device,
     )
-    names = [BEFORE] * before + distinct_names(networks)
+    short = dict(zip(map(str, networks), distinct_names(networks), strict=True))
+    names = [_short_name(each.name, short) for each in spectra]
     for each, name in zip(spectra, names, strict=True):
         say(f"{name}: {each.products} products, {each.advice or 'converged.'}")
     save_figure(spectrum_figure(spectra, names), out)
@@ -67,3 +72,11 @@ def spectrum(
     table = out.with_suffix(".json")
     write_bytes_whole(table, f"{json.dumps(record, indent=2)}\n".encode())
     say(f"Wrote {out} and {table}.")
+
+
+def _short_name(name: str, short: Mapping[str, str]) -> str:
+    """Of a spectrum, with the short name of its file."""
+    for path, replacement in short.items():
+        if name == path or name.startswith(f"{path}, step "):
+            return replacement + name.removeprefix(path)
+    return name

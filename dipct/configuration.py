@@ -97,7 +97,7 @@ _PARAMETER_DEFAULTS: dict[str, dict[str, Any]] = {
     "singular-values": {},
 }
 # Of Adam: a coefficient of a direction moves many parameters at once.
-_LEARNING_RATES = {"all": 1e-4, "subspace": 1e-2, "singular-values": 1e-3}
+_LEARNING_RATES = {"all": 5e-4, "subspace": 1e-2, "singular-values": 1e-3}
 _VARIANCE_DEFAULTS = {"window": 100, "patience": 1000}
 _ITERATIVE_DEFAULTS = {"projector": "siddon", "backend": "matrix"}
 

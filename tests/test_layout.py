@@ -41,6 +41,7 @@ ORDER = (
     "cli_data",
     "cli_reconstruct",
     "cli_pretrain",
+    "cli_choose",
     "cli_spectrum",
     "cli",
     "__main__",

@@ -3,6 +3,7 @@
 Figures are made with matplotlib's object interface and drawn by Agg: no window, no global state.
 """
 
+from dipct.figures.choice import psnr_figure as psnr_figure
 from dipct.figures.compare import comparison_figure as comparison_figure
 from dipct.figures.run import run_figure as run_figure
 from dipct.figures.save import save_figure as save_figure

@@ -1,5 +1,6 @@
-"""The verbs: simulate, pretrain, reconstruct, spectrum."""
+"""The verbs: simulate, pretrain, choose, reconstruct, spectrum."""
 
+from dipct.pipeline.choose_network import choose_network as choose_network
 from dipct.pipeline.deep_image_prior import generator_of as generator_of
 from dipct.pipeline.prepare import open_scan as open_scan
 from dipct.pipeline.pretrain import pretrain as pretrain

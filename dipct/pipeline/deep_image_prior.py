@@ -305,7 +305,12 @@ def _adam_settings(
 ) -> dict[str, Any]:
     """Where Adam is the optimiser; another has none of them."""
     rate = configuration.learning_rate if learning_rate is None else learning_rate
-    return {} if rate is None else {"learning_rate": rate, "decay": bool(configuration.decay)}
+    if rate is None:
+        return {}
+    settings: dict[str, Any] = {"learning_rate": rate, "decay": bool(configuration.decay)}
+    # The first steps from a pretrained network with the clip of an untrained one make the image
+    # worse: on a held-out walnut it had 24.6 dB after 100 steps, 26.8 without, of 25.4 at first.
+    return settings | ({"clip": None} if configuration.method == "edip" else {})
 
 
 def _variance_settings(configuration: ReconstructionConfiguration) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dipct.device import find_device
@@ -13,7 +14,7 @@ from dipct.operator.ray import ray_transform
 from dipct.pipeline.deep_image_prior import network_input
 from dipct.pipeline.pretrain import first_parameters
 from dipct.pretrain import NetworkSpectrum, SpectrumSettings, network_spectra
-from dipct.pretrain.pretrained_network import read_pretrained_network
+from dipct.pretrain.pretrained_network import PretrainedNetwork, read_pretrained_network
 from dipct.solver.image_scale import image_scale
 
 BEFORE = "before training"
@@ -26,6 +27,7 @@ def network_spectra_of(
     *,
     settings: SpectrumSettings | None = None,
     before: bool = True,
+    during: int = 0,
     device: str = "cpu",
 ) -> list[NetworkSpectrum]:
     """Compare the spectra of pretrained networks on a scan (Barbano et al., arXiv 2111.11926).
@@ -38,18 +40,21 @@ def network_spectra_of(
         networks: files of pretrained networks of one architecture.
         settings: how many singular values, and how exactly.
         before: also the first network's random parameters, as the first of the list.
+        during: of every network also so many snapshots, equally spaced before it.
         device: where to compute.
 
     Returns:
-        One spectrum for every network, in order; overlap and movement refer to the first.
+        One spectrum for every network, in order; overlap and movement refer to the first. Names
+        are the files', with the step of a snapshot.
 
     Raises:
-        ConfigurationError: no network, or one for another scan or of another architecture.
+        ConfigurationError: no network, one for another scan or of another architecture, or fewer
+            snapshots than asked for.
         FileFormatError: not a pretrained network.
     """
     if not networks:
         raise ConfigurationError("Name at least one pretrained network.")
-    read = [read_pretrained_network(path) for path in networks]
+    read = [read_pretrained_network(path, snapshots=during > 0) for path in networks]
     for path, each in zip(networks, read, strict=True):
         each.check_fits(scan)
         if each.network != read[0].network:
@@ -63,9 +68,10 @@ def network_spectra_of(
     scale = float(image_scale(operator, data))
     z = network_input(scan, str(read[0].pairs["input"]), read[0].seed, scale, data)
     generator = NetworkGenerator(network, z, scan.grid.shape)
-    thetas = {
-        str(path): torch.from_numpy(each.theta) for path, each in zip(networks, read, strict=True)
-    }
+    thetas: dict[str, torch.Tensor] = {}
+    for path, each in zip(networks, read, strict=True):
+        thetas |= _during(str(path), each, during)
+        thetas[str(path)] = torch.from_numpy(each.theta)
     if before:
         thetas = {BEFORE: first_parameters(network, read[0].seed), **thetas}
     return network_spectra(
@@ -74,3 +80,20 @@ def network_spectra_of(
         {name: theta.to(place) for name, theta in thetas.items()},
         settings or SpectrumSettings(),
     )
+
+
+def _during(name: str, network: PretrainedNetwork, count: int) -> dict[str, torch.Tensor]:
+    """Snapshots by name; the last one kept is nearly the network itself and is left out."""
+    if not count:
+        return {}
+    snapshots = network.snapshots
+    kept = 0 if snapshots is None else len(snapshots.steps)
+    if snapshots is None or count >= kept:
+        raise ConfigurationError(
+            f"{name} has {kept} snapshots; {count} and a later one are asked for. Pretrain with "
+            "more --snapshots, or ask for fewer."
+        )
+    chosen = np.linspace(0, kept - 1, count + 1).round().astype(int)[:-1]
+    return {
+        f"{name}, step {snapshots.steps[i]}": torch.from_numpy(snapshots.thetas[i]) for i in chosen
+    }

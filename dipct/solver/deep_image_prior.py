@@ -82,6 +82,7 @@ def deep_image_prior_fit(
     iterations: int = 3000,
     learning_rate: float | Tensor = 1e-3,
     warm_up: int = 100,
+    clip: float | None = _CLIP,
     decay: bool | None = None,
     loss_scale: float | None = None,
     stopping: Stopping | Selection = "none",
@@ -108,9 +109,10 @@ def deep_image_prior_fit(
         tv_weight: lambda, zero for the plain Deep Image Prior.
         isotropic: isotropic instead of anisotropic total variation.
         iterations: how many there will be, for the decay of the learning rate.
-        learning_rate: of Adam; one number or one per parameter. This and the next two do nothing
-            where there is another optimiser.
+        learning_rate: of Adam; one number or one per parameter. This and the next three do
+            nothing where there is another optimiser.
         warm_up: steps over which the learning rate rises.
+        clip: gradients longer than this are shortened to it.
         decay: whether it then falls to zero along a cosine; default: yes, unless stopping by
             the variance, which would fall with it.
         loss_scale: see :class:`GeneratorFit`.
@@ -176,7 +178,7 @@ def deep_image_prior_fit(
     terms.append((tv_weight, TotalVariation(shape, isotropic=isotropic)))
     if optimiser is None:
         schedule = CosineDecay(iterations, warm_up) if decay else WarmUp(warm_up)
-        optimiser = Adam(learning_rate, schedule=schedule, clip=_CLIP, betas=_BETAS)
+        optimiser = Adam(learning_rate, schedule=schedule, clip=clip, betas=_BETAS)
     return GeneratorFit(
         generator,
         Objective(terms),
