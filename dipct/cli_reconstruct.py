@@ -173,6 +173,10 @@ def reconstruct(
             rich_help_panel=DIP,
         ),
     ] = None,
+    warm_up: Annotated[
+        int | None,
+        typer.Option(help="Steps over which it rises, 100 by default.", rich_help_panel=DIP),
+    ] = None,
     decay: Annotated[
         bool | None,
         typer.Option(
@@ -239,6 +243,7 @@ def reconstruct(
         "upsampling": upsampling,
         "precision": value_of(precision),
         "learning_rate": learning_rate,
+        "warm_up": warm_up,
         "decay": decay,
         "filter": filter,
         "frequency_scaling": frequency_scaling,

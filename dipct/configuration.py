@@ -44,6 +44,7 @@ _METHODS_OF: dict[str, tuple[str, ...]] = {
     "upsampling": ("dip",),
     "precision": _NETWORK,
     "learning_rate": _NETWORK,
+    "warm_up": _NETWORK,
     "encoder_learning_rate": ("edip",),
     "fixed_encoder": ("edip",),
     "parameters": ("edip",),
@@ -74,6 +75,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "upsampling": "bilinear",
         "precision": "auto",
         "learning_rate": 1e-3,
+        "warm_up": 100,
         "decay": True,
         "stopping": "discrepancy",
     },
@@ -87,7 +89,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 _OPTIMISER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adam": {"iterations": 1000, "precision": "auto", "decay": True},
+    "adam": {"iterations": 1000, "precision": "auto", "warm_up": 100, "decay": True},
     "l-bfgs": {"iterations": 250, "precision": "float32"},
     "natural-gradient": {"iterations": 100, "precision": "float32"},
 }
@@ -205,7 +207,9 @@ class ReconstructionConfiguration(Settings):
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """Arithmetic of the network; auto is bfloat16 where the device has instructions for it."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Of Adam, after a short rise."""
+    """Of Adam, after the warm-up."""
+    warm_up: int | None = Field(None, ge=0)
+    """Steps over which the learning rates rise."""
     encoder_learning_rate: float | None = Field(None, gt=0, le=1)
     """Of the network's blocks from fine to coarse, where it is another (edip)."""
     fixed_encoder: bool | None = None
@@ -264,7 +268,7 @@ class ReconstructionConfiguration(Settings):
                 raise ValueError(f"{name} belongs to parameters all and optimiser adam")
         if (self.optimiser or "adam") == "adam":
             return
-        for name in ("learning_rate", "decay"):
+        for name in ("learning_rate", "warm_up", "decay"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} belongs to optimiser adam")
         if self.precision == "bfloat16":

@@ -28,8 +28,8 @@ _LARGEST_IMAGE = {"small": 32, "128": 256}
 # A sigmoid ends at so many times the largest value of a blurred image: it must not end below the
 # values of the sharp one, nor be near its ends there.
 _HEADROOM = 2.0
-# Image-sized arrays that a step keeps for each channel of the finest scale.
-_ACTIVATIONS_PER_CHANNEL = 20
+ACTIVATIONS_PER_CHANNEL = 20
+"""Image-sized float32 arrays that a step keeps for each channel of the finest scale."""
 
 
 def dip_problem(
@@ -161,7 +161,7 @@ def check_network(
     network.input_shape(scan.grid.shape)
     window = 3 * (configuration.window or 0)
     check_image_memory(
-        scan.grid, images_at_once=_ACTIVATIONS_PER_CHANNEL * network.channels[0] + window
+        scan.grid, images_at_once=ACTIVATIONS_PER_CHANNEL * network.channels[0] + window
     )
     if kind != "noise":
         _filtered_back_projection(scan)
@@ -307,7 +307,11 @@ def _adam_settings(
     rate = configuration.learning_rate if learning_rate is None else learning_rate
     if rate is None:
         return {}
-    settings: dict[str, Any] = {"learning_rate": rate, "decay": bool(configuration.decay)}
+    settings: dict[str, Any] = {
+        "learning_rate": rate,
+        "warm_up": _given(configuration.warm_up),
+        "decay": bool(configuration.decay),
+    }
     # The first steps from a pretrained network with the clip of an untrained one make the image
     # worse: on a held-out walnut it had 24.6 dB after 100 steps, 26.8 without, of 25.4 at first.
     return settings | ({"clip": None} if configuration.method == "edip" else {})

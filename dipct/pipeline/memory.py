@@ -3,6 +3,7 @@
 import math
 
 import psutil
+import torch
 
 from dipct.errors import InsufficientMemoryError
 from dipct.measurement.grid import Grid
@@ -28,6 +29,26 @@ def check_image_memory(grid: Grid, *, images_at_once: int = _IMAGES_AT_ONCE) -> 
     _check(count, f"An image of {shape} pixels", "Use fewer pixels.")
 
 
+def check_batch_memory(
+    grid: Grid, batch: int, *, images_at_once: int, device: torch.device
+) -> None:
+    """Raise unless a training batch fits into the free memory of a device.
+
+    Args:
+        grid: the image grid.
+        batch: images in a step.
+        images_at_once: image-sized float32 arrays for each of them.
+        device: where the network is.
+
+    Raises:
+        InsufficientMemoryError: they are estimated not to fit.
+    """
+    free = None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    count = math.prod(grid.shape) * images_at_once * batch
+    shape = " x ".join(map(str, grid.shape))
+    _check(count, f"A batch of {batch} images of {shape} pixels", "Use a smaller batch.", free)
+
+
 def check_projection_memory(n_views: int, n_cells: int) -> None:
     """Raise unless projections fit into free memory, with the copies made in simulating them.
 
@@ -42,8 +63,9 @@ def check_projection_memory(n_views: int, n_cells: int) -> None:
     _check(16 * n_views * n_cells, f"A scan of {n_views} views", "Use fewer views or pixels.")
 
 
-def _check(count: int, what: str, advice: str) -> None:
-    needed, free = _BYTES_PER_NUMBER * count, psutil.virtual_memory().available
+def _check(count: int, what: str, advice: str, free: int | None = None) -> None:
+    needed = _BYTES_PER_NUMBER * count
+    free = psutil.virtual_memory().available if free is None else free
     if needed > free:
         raise InsufficientMemoryError(
             f"{what} needs about {needed / 2**30:.3g} GiB of memory; {free / 2**30:.3g} GiB are "
