@@ -271,7 +271,7 @@ class ReconstructionConfiguration(Settings):
         for name in ("learning_rate", "warm_up", "decay"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} belongs to optimiser adam")
-        if self.precision == "bfloat16":
+        if self.precision in ("auto", "bfloat16"):
             raise ValueError(f"{self.optimiser} needs precision float32")
         if self.optimiser == "natural-gradient" and free == "all":
             raise ValueError(
@@ -290,7 +290,9 @@ class ReconstructionConfiguration(Settings):
         if self.method in _ITERATIVE:
             defaults |= _ITERATIVE_DEFAULTS
         if self.stopping == "variance":
-            defaults |= _VARIANCE_DEFAULTS | {"decay": False}
+            defaults |= _VARIANCE_DEFAULTS
+            # Only Adam has it.
+            defaults |= {"decay": False} if "decay" in defaults else {}
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return self.model_copy(update=missing)
 

@@ -181,10 +181,10 @@ def _candidates(
         if not snapshots:
             continue
         kept = 0 if network.snapshots is None else len(network.snapshots.steps)
-        if network.snapshots is None or snapshots > kept:
+        if network.snapshots is None or snapshots >= kept:
             raise ConfigurationError(
-                f"{path} has {kept} snapshots; {snapshots} are asked for. Pretrain with more "
-                "--snapshots, or ask for fewer."
+                f"{path} has {kept} snapshots; {snapshots} and a later one are asked for. Pretrain "
+                "with more --snapshots, or ask for fewer."
             )
         # The last one is nearly the network itself.
         for index in np.linspace(0, kept - 1, snapshots + 1).round().astype(int)[:-1]:

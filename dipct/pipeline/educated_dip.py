@@ -21,7 +21,11 @@ from dipct.measurement.scan import Scan
 from dipct.operator.base import LinearOperator
 from dipct.pipeline.deep_image_prior import check_network, choose_precision, network_fit
 from dipct.pipeline.total_variation import choose_tv_weight, fidelity_of
-from dipct.pretrain.pretrained_network import PretrainedNetwork, read_pretrained_network
+from dipct.pretrain.pretrained_network import (
+    PretrainedNetwork,
+    count_snapshots,
+    read_pretrained_network,
+)
 from dipct.solver import LBFGS, GeneratorFit, NaturalGradient
 from dipct.solver.deep_image_prior import Restriction
 from dipct.solver.image_scale import image_scale
@@ -79,7 +83,7 @@ def check_edip(
 
     Raises:
         FileFormatError: no file of a pretrained network.
-        ConfigurationError: a network for another scan or input.
+        ConfigurationError: a network for another scan or input, or with too few snapshots.
     """
     pretrained = _pretrained(configuration)
     pretrained.check_fits(scan)
@@ -91,14 +95,16 @@ def check_edip(
         )
     check_network(scan, configuration, network, kind, device)
     if configuration.parameters == "subspace":
-        _check_snapshots(configuration, pretrained.settings.get("snapshots", 0))
+        _check_snapshots(configuration)
 
 
-def _check_snapshots(configuration: ReconstructionConfiguration, kept: int) -> None:
-    assert configuration.dimension is not None
+def _check_snapshots(configuration: ReconstructionConfiguration) -> None:
+    assert configuration.init is not None and configuration.dimension is not None
+    # Those of a network that was chosen were left behind, those of one that diverged are fewer.
+    kept = count_snapshots(configuration.init)
     if kept < configuration.dimension:
         raise ConfigurationError(
-            f"The network {configuration.init} was pretrained with {kept} snapshots, which span no "
+            f"The file {configuration.init} holds {kept} snapshots of its training, which span no "
             f"subspace of {configuration.dimension} dimensions. Pretrain with more --snapshots, or "
             "ask for a smaller dimension."
         )

@@ -85,7 +85,8 @@ def pretrain(
         ConfigurationError: impossible or contradictory settings.
         GeometryError: a scan of a volume.
         InsufficientMemoryError: a batch is estimated not to fit into memory.
-        FileFormatError: a folder with unreadable images.
+        FileFormatError: a folder with unreadable images, or snapshots that are missing where the
+            training goes on.
         Interrupted: stopped by the user; the checkpoint is kept.
     """
     if configuration is None:
@@ -100,6 +101,7 @@ def pretrain(
     elapsed = elapsed_of(checkpoint) if resume and checkpoint is not None else 0.0
     started = time.perf_counter() - elapsed
     device = find_device(configuration.device)
+    kept = snapshot_steps(configuration.steps, configuration.snapshots)
     scan = prepare(scan, configuration)
     training, network = _training(scan, configuration, device)
     problem = _problem(scan, configuration, training)
@@ -117,10 +119,14 @@ def pretrain(
     )
     progress = progress and speaks
     keeper = SnapshotKeeper(
-        snapshot_steps(configuration.steps, configuration.snapshots) if speaks else [],
+        kept if speaks else [],
         None if checkpoint is None else _snapshot_folder(checkpoint),
         resume=resume,
     )
+    if state is not None:
+        # Ctrl-C may have come between a step and its snapshot.
+        keeper(state)
+        keeper.check(state.iteration)
     display = ProgressDisplay("pretraining", configuration.steps) if progress else nullcontext()
     with display as shown, closing(training):
         solution = iterate(

@@ -193,6 +193,18 @@ def read_pretrained_network(path: str | Path, *, snapshots: bool = False) -> Pre
         return found
 
 
+def count_snapshots(path: str | Path) -> int:
+    """How many snapshots the file of a pretrained network holds, without reading them.
+
+    Raises:
+        FileFormatError: missing, truncated or foreign.
+    """
+    with open_hdf5(path, _EXPECTED) as file:
+        if "snapshots" not in file:
+            return 0
+        return len(get_dataset(get_group(file, "snapshots"), "steps"))
+
+
 def _read_snapshots(file: h5py.File) -> Snapshots:
     group = get_group(file, "snapshots")
     return Snapshots(*(get_dataset(group, name)[()] for name in ("steps", "thetas")))

@@ -83,6 +83,11 @@ class SnapshotKeeper:
         np.save(buffer, theta)
         write_bytes_whole(self._file(state.iteration), buffer.getbuffer())
 
+    def check(self, last: int) -> None:
+        """Raise a :class:`FileFormatError` unless all snapshots up to a step are there."""
+        for step in self._upto(last):
+            self._read(step)
+
     def collect(self, last: int) -> Snapshots | None:
         """All snapshots up to a step; None where there are none.
 
@@ -92,10 +97,13 @@ class SnapshotKeeper:
         Raises:
             FileFormatError: a snapshot's file is missing or unreadable.
         """
-        steps = sorted(step for step in self._steps if step <= last)
+        steps = self._upto(last)
         if not steps:
             return None
         return Snapshots(np.array(steps), np.stack([self._read(step) for step in steps]))
+
+    def _upto(self, last: int) -> list[int]:
+        return sorted(step for step in self._steps if step <= last)
 
     def _read(self, step: int) -> np.ndarray:
         if self._folder is None:
