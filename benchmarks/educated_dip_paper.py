@@ -9,7 +9,6 @@ seconds and goes on where the last one stopped.
 
 import json
 import signal
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from measuring import RESULTS, machine, write_result
 
 import dipct
 from dipct.errors import Interrupted
-from dipct.pipeline import pretrain
-from dipct.pipeline.pretrain import remove_checkpoint
+from dipct.pipeline import pretrain, remove_checkpoint
 from dipct.pretrain import write_pretrained_network
 
 FOLDER = RESULTS / "educated_dip_paper"
@@ -53,43 +51,52 @@ def limited(seconds: float):
 
 def run(seconds: float, steps: int = STEPS, results: Path = FOLDER) -> bool:
     """Do what is not done yet, on a CUDA device; whether all is."""
-    began = time.monotonic()
     RUNS.mkdir(parents=True, exist_ok=True)
     scan, path = dipct.example_scan("walnut"), RUNS / "network.h5"
-    if not path.exists():
-        checkpoint = path.with_suffix(".checkpoint")
-        try:
-            with limited(seconds):
-                pretrained = pretrain(
-                    scan,
-                    images="ellipses-in-disc",
-                    network="walnut",
-                    steps=steps,
-                    batch=BATCH,
-                    validation_images=16,
-                    validate_every=100,
-                    workers=14,
-                    device="cuda",
-                    checkpoint=checkpoint,
-                    resume=checkpoint.exists(),
-                    progress=True,
-                )
-        except Interrupted as reason:
-            print(reason)
-            return False
-        write_pretrained_network(pretrained, path)
-        remove_checkpoint(checkpoint)
-        values = {
-            "history": {k: [float(x) for x in v] for k, v in pretrained.history.items()},
-            "validation_psnr_db": pretrained.validation_psnr_db,
-            "fbp_psnr_db": pretrained.fbp_psnr_db,
-            "best_step": pretrained.best_step,
-            "epochs": steps * BATCH / EPOCH,
-            "seconds": pretrained.duration_s,
-            "settings": dict(pretrained.settings),
-        }
-        write_result(results / "network.json", values | described())
-        print(f"pretraining {pretrained.duration_s:.0f} s, {pretrained.validation_psnr_db:.2f} dB")
+    try:
+        with limited(seconds):
+            if not path.exists():
+                make_network(scan, path, steps, results)
+            fit_all(scan, path, results)
+    except (Interrupted, KeyboardInterrupt) as reason:
+        print(reason or "Stopped while setting up.")
+        return False
+    return True
+
+
+def make_network(scan: dipct.Scan, path: Path, steps: int, results: Path) -> None:
+    checkpoint = path.with_suffix(".checkpoint")
+    pretrained = pretrain(
+        scan,
+        images="ellipses-in-disc",
+        network="walnut",
+        steps=steps,
+        batch=BATCH,
+        validation_images=16,
+        validate_every=100,
+        workers=14,
+        device="cuda",
+        checkpoint=checkpoint,
+        resume=checkpoint.exists(),
+        progress=True,
+    )
+    values = {
+        "history": {k: [float(x) for x in v] for k, v in pretrained.history.items()},
+        "validation_psnr_db": pretrained.validation_psnr_db,
+        "fbp_psnr_db": pretrained.fbp_psnr_db,
+        "best_step": pretrained.best_step,
+        "epochs": steps * BATCH / EPOCH,
+        "seconds": pretrained.duration_s,
+        "settings": dict(pretrained.settings),
+    }
+    # Before the network, which says that all of this is done.
+    write_result(results / "network.json", values | described())
+    write_pretrained_network(pretrained, path)
+    remove_checkpoint(checkpoint)
+    print(f"pretraining {pretrained.duration_s:.0f} s, {pretrained.validation_psnr_db:.2f} dB")
+
+
+def fit_all(scan: dipct.Scan, path: Path, results: Path) -> None:
     weight: float | str = "auto"
     for name, settings in FITS.items():
         target = results / f"{name.replace(' ', '-').replace('+', '-')}.json"
@@ -97,28 +104,26 @@ def run(seconds: float, steps: int = STEPS, results: Path = FOLDER) -> bool:
             weight = json.loads(target.read_text())["configuration"]["tv_weight"]
             continue
         init = {"init": str(path)} if settings["method"] == "edip" else {}
-        file = RUNS / f"{target.stem}.h5"
-        try:
-            with limited(seconds - (time.monotonic() - began)):
-                fit = dipct.reconstruct(
-                    scan,
-                    device="cuda",
-                    tv_weight=weight,
-                    stopping="none",
-                    progress=True,
-                    **settings,
-                    **init,
-                )
-        except Interrupted as reason:
-            print(reason)
-            return False
-        dipct.write_run(fit, file)
+        checkpoint = RUNS / f"{target.stem}.checkpoint"
+        fit = dipct.reconstruct(
+            scan,
+            device="cuda",
+            tv_weight=weight,
+            stopping="none",
+            checkpoint=checkpoint,
+            resume=checkpoint.exists(),
+            progress=True,
+            **settings,
+            **init,
+        )
+        dipct.write_run(fit, RUNS / f"{target.stem}.h5")
+        checkpoint.unlink(missing_ok=True)
         weight = fit.configuration["tv_weight"]
+        history = {
+            k: [float(x) for x in fit.history[k]] for k in ("iteration", "psnr_db", "discrepancy")
+        }
         values = {
-            "history": {
-                k: [float(x) for x in fit.history[k]]
-                for k in ("iteration", "psnr_db", "discrepancy")
-            },
+            "history": history,
             "metrics": dict(fit.metrics),
             "seconds": fit.duration_s,
             "iterations": fit.iterations,
@@ -126,7 +131,6 @@ def run(seconds: float, steps: int = STEPS, results: Path = FOLDER) -> bool:
         }
         write_result(target, values | described())
         print(f"{name}: {fit.duration_s:.1f} s, {fit.metrics['psnr_db']:.2f} dB", flush=True)
-    return True
 
 
 def described() -> dict:

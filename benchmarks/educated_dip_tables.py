@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import real_scans
-from educated_dip_cases import ARMS, FOLDER, RUNS, SCANS, Case, arms, cases, file_name
+from educated_dip_cases import FOLDER, RUNS, SCANS, arms, cases, file_name
 from educated_dip_paper import load as load_paper
 from matplotlib.figure import Figure
 from measuring import replace_section, table
@@ -17,92 +18,94 @@ from dipct.figures.history import COLOURS
 
 PAGE = real_scans.DOCS / "educated-dip.md"
 PICTURED = ("network alone", "edip", "dip+tv", "subspace, L-BFGS")
+WITHOUT_STEPS = ("tv", "network alone")
 FLAT_SHARE = 0.1
-LEAST_GAIN_DB = 3.0
+LEAST_GAIN_DB, LARGEST_RISE_DB = 3.0, 0.1
+
+HEADER = ["method", "PSNR of each seed [dB]", "SSIM", "first", "highest", "steady"]
+HEADER += ["to steady", "to steady of dip+tv", "seconds to it", "in all", "highest - last"]
 
 
-def stored(case: Case, arm: str, full: bool = False) -> dict | None:
-    path = FOLDER / f"{file_name(case, arm, full)}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+@dataclass(frozen=True)
+class Curve:
+    """PSNRs of an arm against passes through the network, of several seeds.
+
+    Attributes:
+        passes: [N].
+        psnr_db: [R N].
+    """
+
+    passes: np.ndarray
+    psnr_db: np.ndarray
+
+    def figures(self, baseline_db: float | None) -> Convergence:
+        return convergence(self.passes, self.psnr_db, baseline_db=baseline_db)
 
 
-def passes(result: dict) -> np.ndarray:
-    """Forward and backward passes through the network at the records."""
-    history = result["history"]
-    return np.array(history.get("network_passes", history["iteration"]))
+def stored(scan: str, arm: str, full: bool) -> list[dict]:
+    """Results of all seeds that are done."""
+    paths = [FOLDER / f"{file_name(c, arm, full)}.json" for c in cases(scan, arm, full=full)]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-def curves(scan: str, arm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Steps [N], passes of the first seed [N] and PSNRs [R N] of what is stored of an arm."""
-    found = [r for case in cases(scan, full=False) if (r := stored(case, arm)) is not None]
-    if not found or "psnr_db" not in found[0]["history"]:
+def curve(scan: str, arm: str, full: bool) -> Curve | None:
+    """What is stored of an arm; seeds that took other passes are interpolated."""
+    found = [] if arm in WITHOUT_STEPS else stored(scan, arm, full)
+    if not found:
         return None
-    n = min(len(r["history"]["iteration"]) for r in found)
-    steps = np.array(found[0]["history"]["iteration"][:n])
-    return steps, passes(found[0])[:n], np.array([r["history"]["psnr_db"][:n] for r in found])
+    histories = [
+        (np.array(h.get("network_passes", h["iteration"])), np.array(h["psnr_db"]))
+        for h in (each["history"] for each in found)
+    ]
+    # Up to where the shortest of them ends.
+    shortest = min(histories, key=lambda history: history[0][-1])[0]
+    psnr_db = [np.interp(shortest, passes, values) for passes, values in histories]
+    return Curve(shortest, np.array(psnr_db))
 
 
-def figures(scan: str, arm: str, baseline_db: float | None) -> tuple[Convergence, int] | None:
-    """Of the median of the seeds, with their number."""
-    found = curves(scan, arm)
-    if found is None:
-        return None
-    steps, _, psnr_db = found
-    if len(steps) == 1:
-        steps, psnr_db = np.array([0, 1]), np.repeat(psnr_db, 2, axis=1)
-    return convergence(steps, psnr_db, baseline_db=baseline_db), len(psnr_db)
+def seconds_per_pass(scan: str) -> tuple[dict[str, float], int]:
+    """By arm, and the cores of the machine that was timed."""
+    path = FOLDER / f"timing-{scan}.json"
+    if not path.exists():
+        return {}, 0
+    timing = json.loads(path.read_text())
+    return timing["seconds_per_pass"], timing["machine"]["cores"]
 
 
-def comparison_rows(scan: str) -> list[list[str]]:
-    timing = FOLDER / "timing.json"
-    seconds = json.loads(timing.read_text())["seconds_per_iteration"] if timing.exists() else {}
-    baseline = figures(scan, "dip+tv", None)
-    level = None if baseline is None else baseline[0].steady_db
+def comparison_rows(scan: str, full: bool) -> list[list[str]]:
+    seconds, _ = seconds_per_pass(scan)
+    baseline = curve(scan, "dip+tv", full)
+    level = None if baseline is None else baseline.figures(None).steady_db
     rows = []
     for arm in arms(scan):
-        results = [r for case in cases(scan, full=False) if (r := stored(case, arm)) is not None]
-        if not results:
+        if not (results := stored(scan, arm, full)):
             continue
-        final = [f"{r['metrics']['psnr_db']:.2f}" for r in results]
+        values = [
+            f"{r['metrics']['psnr_db']:.2f}" + " (diverged)" * (r["status"] == "DIVERGED")
+            for r in results
+        ]
         ssim = np.median([r["metrics"]["ssim"] for r in results])
-        row = [arm, ", ".join(final), f"{ssim:.3f}"]
-        found = None if arm in ("tv", "network alone") else figures(scan, arm, level)
-        if found is None:
-            rows.append([*row, *[""] * 8])
+        row = [arm, ", ".join(values), f"{ssim:.3f}"]
+        if (found := curve(scan, arm, full)) is None:
+            rows.append([*row, *[""] * (len(HEADER) - len(row))])
             continue
-        figure, _ = found
-        steps, spent, _ = curves(scan, arm)
-        reached = figure.baseline_step
-        cost = {int(s): int(p) for s, p in zip(steps, spent, strict=True)}
+        figures = found.figures(level)
+        reached = figures.baseline_step
+        known = reached is not None and arm in seconds
         rows.append(
             [
                 *row,
-                f"{figure.initial_db:.2f}",
-                f"{figure.maximum_db:.2f}",
-                f"{figure.steady_db:.2f}",
-                str(cost[figure.rise_step]),
-                "never" if reached is None else str(cost[reached]),
-                "" if reached is None or arm not in seconds else f"{reached * seconds[arm]:.0f}",
-                f"{int(spent[-1])}",
-                f"{figure.loss_db:.2f}",
+                f"{figures.initial_db:.2f}",
+                f"{figures.maximum_db:.2f}",
+                f"{figures.steady_db:.2f}",
+                str(figures.rise_step),
+                "never" if reached is None else str(reached),
+                f"{reached * seconds[arm]:.0f}" if known else "",
+                f"{int(found.passes[-1])}",
+                f"{figures.loss_db:.2f}",
             ]
         )
     return rows
-
-
-HEADER = [
-    "method",
-    "PSNR of each seed [dB]",
-    "SSIM",
-    "first",
-    "highest",
-    "steady",
-    "passes to steady",
-    "passes to steady of dip+tv",
-    "seconds to it",
-    "passes in all",
-    "highest - last",
-]
 
 
 def pretraining_rows() -> list[list[str]]:
@@ -117,7 +120,7 @@ def pretraining_rows() -> list[list[str]]:
         last = quality[steps >= (1 - FLAT_SHARE) * steps[-1]]
         gain = result["validation_psnr_db"] - result["fbp_psnr_db"]
         rise = float(last[-1] - last[0])
-        counts = gain >= LEAST_GAIN_DB and abs(rise) < 0.1
+        counts = gain >= LEAST_GAIN_DB and abs(rise) <= LARGEST_RISE_DB
         settings = result["settings"]
         rows.append(
             [
@@ -134,28 +137,25 @@ def pretraining_rows() -> list[list[str]]:
     return rows
 
 
-def curve_figure(scan: str) -> Figure:
+def curve_figure(scan: str, full: bool) -> Figure:
     """PSNR against passes and against time."""
-    timing = FOLDER / "timing.json"
-    seconds = json.loads(timing.read_text())["seconds_per_iteration"] if timing.exists() else {}
+    seconds, cores = seconds_per_pass(scan)
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for i, arm in enumerate(arms(scan)):
-        found = curves(scan, arm)
-        if found is None or arm in ("tv", "network alone"):
+        if (found := curve(scan, arm, full)) is None:
             continue
-        steps, spent, psnr_db = found
         style = {
             "color": COLOURS[i % len(COLOURS)],
             "linestyle": "-" if i < len(COLOURS) else "--",
             "linewidth": 1.4,
         }
-        median = np.median(psnr_db, axis=0)
-        left.plot(np.maximum(spent, 1), median, label=arm, **style)
+        passes, median = np.maximum(found.passes, 1), np.median(found.psnr_db, axis=0)
+        left.plot(passes, median, label=arm, **style)
         if arm in seconds:
-            right.plot(np.maximum(steps, 1) * seconds[arm], median, label=arm, **style)
+            right.plot(passes * seconds[arm], median, label=arm, **style)
     left.set_xlabel("passes through the network, forward and backward")
-    right.set_xlabel("seconds on 2 idle cores")
+    right.set_xlabel(f"seconds on {cores} idle cores" if seconds else "seconds (not timed)")
     left.set_ylabel("PSNR [dB], median of the seeds")
     for axes in (left, right):
         axes.set_xscale("log")
@@ -166,44 +166,42 @@ def curve_figure(scan: str) -> Figure:
     return figure
 
 
-def pictures(scan: str) -> list[str]:
-    case = cases(scan, full=False)[0]
-    files = [RUNS / f"{file_name(case, arm, False)}.h5" for arm in PICTURED]
-    there = [(f, a) for f, a in zip(files, PICTURED, strict=True) if f.exists()]
+def picture(name: str, figure: Figure | None, dots_per_inch: int) -> list[str]:
+    """The line that shows a picture: made anew, or as it was where its runs are not here."""
+    path = real_scans.DOCS / f"pictures/{name}.png"
+    if figure is not None:
+        save_figure(figure, path, dots_per_inch=dots_per_inch)
+    return [f"![{name}](pictures/{name}.png)"] if path.exists() else []
+
+
+def side_by_side(scan: str, full: bool) -> Figure | None:
+    """The images of the first seed."""
+    files = {arm: RUNS / f"{file_name(cases(scan)[0], arm, full)}.h5" for arm in PICTURED}
+    there = {arm: file for arm, file in files.items() if file.exists()}
     if len(there) < 2:
-        return []
-    figure = comparison_figure([dipct.read_run(f) for f, _ in there], [a for _, a in there])
-    save_figure(figure, real_scans.DOCS / f"pictures/edip-{scan}.png", dots_per_inch=55)
-    return [f"![{scan}](pictures/edip-{scan}.png)"]
+        return None
+    return comparison_figure([dipct.read_run(file) for file in there.values()], list(there))
 
 
 def paper_rows(results: dict[str, dict]) -> list[list[str]]:
-    names = {"without-fine-tuning": 1, "edip": 0, "edip-from-noise": 0, "dip-tv": 0}
     baseline = results.get("dip-tv")
-    level = None
-    if baseline is not None:
-        level = _convergence(baseline, None).steady_db
+    level = None if baseline is None else _convergence(baseline, None).steady_db
     rows = []
-    for name in names:
+    for name in ("without-fine-tuning", "edip", "edip-from-noise", "dip-tv"):
         if (result := results.get(name)) is None:
             continue
-        figure = _convergence(result, level)
-        per_step = result["seconds"] / max(result["iterations"], 1)
-        reached = figure.baseline_step
+        figures, fitted = _convergence(result, level), result["iterations"] > 0
+        reached = figures.baseline_step
         rows.append(
             [
                 name.replace("-", " "),
                 str(result["iterations"]),
-                f"{result['configuration']['learning_rate']:g}" if result["iterations"] else "",
+                f"{result['configuration']['learning_rate']:g}" if fitted else "",
                 f"{result['seconds']:.0f}",
-                f"{figure.initial_db:.2f}",
-                f"{figure.steady_db:.2f}",
+                f"{figures.initial_db:.2f}",
+                f"{figures.steady_db:.2f}",
                 f"{result['metrics']['ssim']:.3f}",
-                "never"
-                if reached is None
-                else f"{reached} ({reached * per_step:.0f} s)"
-                if result["iterations"]
-                else "",
+                "never" if reached is None else str(reached),
             ]
         )
     return rows
@@ -214,25 +212,23 @@ def _convergence(result: dict, level: float | None) -> Convergence:
     return convergence(steps, psnr_db, baseline_db=level)
 
 
-def section(name: str, header: Sequence[str], rows: list[list[str]], pictures: list[str]) -> None:
+def section(name: str, header: Sequence[str], rows: list[list[str]], others: list[str]) -> None:
     if rows:
-        replace_section(PAGE, name, "\n\n".join([table(list(header), rows), *pictures]))
+        replace_section(PAGE, name, "\n\n".join([table(list(header), rows), *others]))
 
 
-def write_pages() -> None:
+def write_pages(*, full: bool = False) -> None:
     header = ["geometry", "images", "steps x batch", "minutes", "FBP [dB]", "network [dB]"]
-    section("pretraining-table", [*header, "in the last 10 %", "counts"], pretraining_rows(), [])
+    header += [f"rise in the last {FLAT_SHARE:.0%}", "counts"]
+    section("pretraining-table", header, pretraining_rows(), [])
     for scan in SCANS:
-        rows = comparison_rows(scan)
-        shown = pictures(scan)
-        if any(curves(scan, arm) is not None for arm in ARMS if arm not in ("tv", "network alone")):
-            name = f"pictures/edip-curves-{scan}.png"
-            save_figure(curve_figure(scan), real_scans.DOCS / name, dots_per_inch=75)
-            shown = [f"![PSNR against passes and time, {scan}]({name})", *shown]
-        section(f"{scan}-table", HEADER, rows, shown)
+        shown = []
+        if curve(scan, "dip+tv", full) is not None:
+            shown = picture(f"edip-curves-{scan}", curve_figure(scan, full), 75)
+        shown += picture(f"edip-{scan}", side_by_side(scan, full), 55)
+        section(f"{scan}-table", HEADER, comparison_rows(scan, full), shown)
     paper = load_paper()
     if "network" in paper:
-        header = ["method", "steps", "rate", "seconds", "first [dB]", "steady [dB]", "SSIM"]
         network = paper["network"]
         text = (
             f"{network['device']}, torch {network['machine']['versions']['torch']}: "
@@ -241,5 +237,6 @@ def write_pages() -> None:
             f"{network['validation_psnr_db']:.2f} dB, of filtered back-projection "
             f"{network['fbp_psnr_db']:.2f} dB."
         )
-        rows = paper_rows(paper)
-        section("paper-table", [*header, "steps to the untrained's steady PSNR"], rows, [text])
+        header = ["method", "steps", "rate", "seconds in all", "first [dB]", "steady [dB]"]
+        header += ["SSIM", "steps to the untrained's steady PSNR"]
+        section("paper-table", header, paper_rows(paper), [text])

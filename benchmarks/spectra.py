@@ -19,8 +19,7 @@ from measuring import RESULTS, machine, replace_section, table, write_result
 
 import dipct
 from dipct.figures import save_figure, spectrum_figure
-from dipct.pipeline import network_spectra_of, pretrain
-from dipct.pipeline.pretrain import remove_checkpoint
+from dipct.pipeline import network_spectra_of, pretrain, remove_checkpoint
 from dipct.pretrain import NetworkSpectrum, SpectrumSettings, write_pretrained_network
 
 FOLDER = RESULTS / "spectra"
@@ -40,7 +39,7 @@ def make_noise_network() -> None:
     settings = COMMON | PRETRAINING["walnut"]
     settings |= {"images": "noise-disc", "steps": NOISE_STEPS, "snapshots": 0}
     network = pretrain(
-        load(cases("walnut", full=False)[0]),
+        load(cases("walnut")[0]),
         checkpoint=checkpoint,
         resume=checkpoint.exists(),
         progress=True,
@@ -51,7 +50,7 @@ def make_noise_network() -> None:
 
 
 def spectra() -> dict:
-    scan = load(cases("walnut", full=False)[0])
+    scan = load(cases("walnut")[0])
     settings, found = SpectrumSettings(rank=RANK, tolerance=2e-2), []
     for path, before, during in ((network_file("walnut"), True, 2), (NOISE, True, 0)):
         found += network_spectra_of(scan, [path], settings=settings, before=before, during=during)
@@ -78,7 +77,7 @@ def spectra() -> dict:
 
 def fits() -> dict:
     """PSNR on the way from either network, and from none."""
-    scan, kept = load(cases("walnut", full=False)[0]), {}
+    scan, kept = load(cases("walnut")[0]), {}
     for name, init in (("ellipses", network_file("walnut")), ("noise", NOISE), ("none", None)):
         chosen = {"method": "dip"} if init is None else {"method": "edip", "init": str(init)}
         run = dipct.reconstruct(

@@ -58,15 +58,14 @@ def choose(
         baseline_iterations=baseline_iterations,
         tolerance_db=tolerance,
         progress=True,
-        **({} if device is None else {"device": device}),
+        device=device or "cpu",
     )
     trials = (choice.baseline, *choice.trials)
     write_pretrained_network(choice.network, out)
-    level = choice.baseline.figures.steady_db
     save_figure(
         psnr_figure(
             {trial.name: (trial.steps, trial.psnr_db) for trial in trials},
-            level_db=level,
+            level_db=choice.baseline.figures.steady_db,
             level="untrained, steady",
         ),
         figure,
@@ -75,6 +74,7 @@ def choose(
         {
             "name": trial.name,
             "initial_db": trial.figures.initial_db,
+            "diverged": trial.diverged,
             "steady_db": trial.figures.steady_db,
             "rise_step": trial.figures.rise_step,
             "baseline_step": trial.figures.baseline_step,
@@ -84,7 +84,14 @@ def choose(
         }
         for trial in trials
     ]
-    write_bytes_whole(record, f"{json.dumps(rows, indent=2)}\n".encode())
+    settings = {
+        "repeats": repeats,
+        "iterations": iterations,
+        "baseline_iterations": baseline_iterations,
+        "tolerance_db": tolerance,
+    }
+    text = json.dumps({"settings": settings, "trials": rows}, indent=2)
+    write_bytes_whole(record, f"{text}\n".encode())
     table = Table(
         *("network", "first [dB]", "steady [dB]", "steps to steady", "to the untrained's"),
         box=None,

@@ -54,6 +54,7 @@ _METHODS_OF: dict[str, tuple[str, ...]] = {
     "optimiser": ("edip",),
     "decay": _NETWORK,
 }
+_WARM_UP = 100
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "fbp": {"filter": "ram-lak", "frequency_scaling": 1.0},
     "fdk": {"filter": "ram-lak", "frequency_scaling": 1.0},
@@ -75,7 +76,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "upsampling": "bilinear",
         "precision": "auto",
         "learning_rate": 1e-3,
-        "warm_up": 100,
+        "warm_up": _WARM_UP,
         "decay": True,
         "stopping": "discrepancy",
     },
@@ -89,7 +90,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 _OPTIMISER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adam": {"iterations": 1000, "precision": "auto", "warm_up": 100, "decay": True},
+    "adam": {"iterations": 1000, "precision": "auto", "warm_up": _WARM_UP, "decay": True},
     "l-bfgs": {"iterations": 250, "precision": "float32"},
     "natural-gradient": {"iterations": 100, "precision": "float32"},
 }
@@ -99,7 +100,7 @@ _PARAMETER_DEFAULTS: dict[str, dict[str, Any]] = {
     "singular-values": {},
 }
 # Of Adam: a coefficient of a direction moves many parameters at once.
-_LEARNING_RATES = {"all": 5e-4, "subspace": 1e-2, "singular-values": 1e-3}
+_LEARNING_RATES = {"all": 1e-3, "subspace": 1e-2, "singular-values": 1e-3}
 _VARIANCE_DEFAULTS = {"window": 100, "patience": 1000}
 _ITERATIVE_DEFAULTS = {"projector": "siddon", "backend": "matrix"}
 
@@ -244,6 +245,13 @@ class ReconstructionConfiguration(Settings):
         if self.fixed_encoder and self.encoder_learning_rate is not None:
             raise ValueError("a fixed encoder has no encoder_learning_rate")
         self._check_restriction()
+        # Shorter runs are recorded with the default.
+        if self.warm_up not in (None, 0, _WARM_UP):
+            iterations = self.resolved().iterations
+            if iterations and self.warm_up >= iterations:
+                raise ValueError(
+                    f"warm_up must be shorter than the {iterations} iterations; got {self.warm_up}"
+                )
         if self.iterations == 0 and self.method != "edip":
             raise ValueError("iterations must be at least 1; only edip has an image before them")
         if self.stopping == "variance" and self.decay:
@@ -273,6 +281,8 @@ class ReconstructionConfiguration(Settings):
                 raise ValueError(f"{name} belongs to optimiser adam")
         if self.precision in ("auto", "bfloat16"):
             raise ValueError(f"{self.optimiser} needs precision float32")
+        if self.stopping == "variance":
+            raise ValueError("stopping by the variance belongs to optimiser adam")
         if self.optimiser == "natural-gradient" and free == "all":
             raise ValueError(
                 "natural-gradient stores a matrix of the parameters squared: use parameters "
@@ -290,9 +300,7 @@ class ReconstructionConfiguration(Settings):
         if self.method in _ITERATIVE:
             defaults |= _ITERATIVE_DEFAULTS
         if self.stopping == "variance":
-            defaults |= _VARIANCE_DEFAULTS
-            # Only Adam has it.
-            defaults |= {"decay": False} if "decay" in defaults else {}
+            defaults |= _VARIANCE_DEFAULTS | {"decay": False}
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return self.model_copy(update=missing)
 

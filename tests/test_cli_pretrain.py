@@ -104,7 +104,7 @@ def test_every_option_reaches_its_setting(work):
         **{"images": "images", "steps": 2, "batch": 2, "noise_level": 0.1, "network": "small"},
         **{"input": "both", "output": "identity", "upsampling": "nearest"},
         **{"precision": "float32", "learning_rate": 0.001, "weight_decay": 0.01},
-        **{"validation_images": 3, "validate_every": 1, "workers": 0, "views": 4},
+        **{"validation_images": 3, "validate_every": 1, "workers": 0, "views": 4, "snapshots": 2},
         **{"angular_range": 170.0, "bin": 2, "pixels": 16, "projector": "joseph", "seed": 5},
         "device": "cpu",
     }
@@ -115,6 +115,8 @@ def test_every_option_reaches_its_setting(work):
     assert found.settings == given
     assert found.pairs["images"]["kind"] == "folder" and found.scan["views"] == 4
     assert found.history["iteration"].tolist() == [0, 1, 2]
+    kept = read_pretrained_network("net.h5", snapshots=True).snapshots
+    assert kept.steps.tolist() == [1, 2]
 
 
 def test_every_setting_has_an_option_with_a_help_text():
@@ -185,6 +187,8 @@ def test_wrong_usage_exits_with_two(work, dipct_command, options, says):
         (("scan.h5", "--out", "a.h5", "--steps", 0), "steps"),
         (("scan.h5", "--out", "a.h5", "--batch", 0), "batch"),
         (("scan.h5", "--out", "a.h5", "--workers", -1), "workers"),
+        (("scan.h5", "--out", "a.h5", "--snapshots", -1), "snapshots"),
+        (("scan.h5", "--out", "a.h5", "--steps", 9, "--snapshots", 10), "at most 9 snapshots"),
         (("scan.h5", "--out", "a.h5", "--noise-level", -1), "noise_level"),
         (("scan.h5", "--out", "a.h5", "--learning-rate", 2), "less than or equal to 1; got 2"),
         (("scan.h5", "--out", "a.h5", "--output", "relu"), "'identity' or 'sigmoid'; got 'relu'"),
@@ -306,6 +310,21 @@ def test_resuming_gives_the_same_bits_and_removes_the_checkpoint(work, monkeypat
     with pytest.raises(AssertionError):
         same_network(*map(read_pretrained_network, ("net.h5", "other.h5")))
     assert not [name for name in names(work.folder) if name.endswith((".checkpoint", ".part"))]
+
+
+def test_resuming_keeps_the_snapshots_and_removes_their_folder(work, monkeypatch):
+    command = (*PRETRAIN, "--snapshots", 3)
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 4)
+        work(*command, code=130)
+    assert names(work.folder) == {"scan.h5", "net.h5.checkpoint", "net.h5.checkpoint.snapshots"}
+    work(*command, "--resume")
+    assert names(work.folder) == {"scan.h5", "net.h5", "net.png"}
+    found = read_pretrained_network("net.h5", snapshots=True).snapshots
+    work(*command)
+    whole = read_pretrained_network("net.h5", snapshots=True).snapshots
+    assert found.steps.tolist() == [1, 4, 6]
+    np.testing.assert_array_equal(found.thetas, whole.thetas)
 
 
 def test_edip_goes_on_from_its_checkpoint(network, monkeypatch):

@@ -18,12 +18,15 @@ SETTINGS = {
     "init": ("network.h5", {"edip"}),
     "fixed_encoder": (True, {"edip"}),
     "encoder_learning_rate": (1e-5, {"edip"}),
+    "parameters": ("subspace", {"edip"}),
+    "optimiser": ("l-bfgs", {"edip"}),
     "network": ("walnut", {"dip"}),
     "input": ("both", {"dip", "edip"}),
     "output": ("sigmoid", {"dip"}),
     "upsampling": ("nearest", {"dip"}),
     "precision": ("float32", {"dip", "edip"}),
     "learning_rate": (0.01, {"dip", "edip"}),
+    "warm_up": (7, {"dip", "edip"}),
     "decay": (False, {"dip", "edip"}),
     "nonnegative": (False, {"sirt", "tv"}),
     "tv_weight": (3.0, {"tv", "dip", "edip"}),
@@ -110,6 +113,18 @@ def test_a_setting_belongs_to_its_methods(method, name):
         {"method": "dip", "learning_rate": 0.0},
         {"method": "dip", "learning_rate": 1.5},
         {"method": "dip", "decay": "slowly"},
+        {"method": "dip", "warm_up": -1},
+        {"method": "edip", "iterations": -1},
+        {"method": "edip", "parameters": "some"},
+        {"method": "edip", "optimiser": "sgd"},
+        {"method": "edip", "parameters": "subspace", "dimension": 0},
+        {"method": "edip", "parameters": "subspace", "dimension": 2.5},
+        {"method": "edip", "parameters": "subspace", "dimension": True},
+        {"method": "edip", "parameters": "subspace", "kept_share": 0.0},
+        {"method": "edip", "parameters": "subspace", "kept_share": 1.1},
+        {"method": "edip", "parameters": "subspace", "kept_share": float("nan")},
+        {"method": "edip", "parameters": "singular-values", "rank": 0},
+        {"method": "edip", "parameters": "singular-values", "rank": True},
         {"method": "dip", "tv_weight": "strong"},
         {},
     ],
@@ -262,3 +277,147 @@ def test_a_falling_rate_and_the_moving_variance_exclude_each_other():
     assert configured(method="dip", stopping="variance").resolved().decay is False
     with pytest.raises(ConfigurationError, match="exclude each other"):
         configured(method="dip", stopping="variance", decay=True)
+
+
+# Few parameters and other optimisers
+
+
+SUBSPACE, SINGULAR = {"parameters": "subspace"}, {"parameters": "singular-values"}
+LBFGS, NATURAL = {"optimiser": "l-bfgs"}, {"optimiser": "natural-gradient"}
+
+
+@pytest.mark.parametrize(
+    ("values", "says", "better"),
+    [
+        *(
+            ({"parameters": other} | {name: 1}, f"{name} belongs to parameters {owner}", instead)
+            for name, owner, instead in (
+                ("dimension", "subspace", SUBSPACE),
+                ("kept_share", "subspace", SUBSPACE),
+                ("rank", "singular-values", SINGULAR),
+            )
+            for other in (None, "all", "subspace", "singular-values")
+            if other != owner
+        ),
+        *(
+            (other | {name: value}, f"{name} belongs to parameters all and optimiser adam", better)
+            for name, value in (("fixed_encoder", True), ("encoder_learning_rate", 1e-5))
+            for other, better in (
+                (SUBSPACE, {"parameters": "all"}),
+                (SINGULAR, {"parameters": None}),
+                (LBFGS, {"optimiser": "adam"}),
+            )
+        ),
+        *(
+            (SUBSPACE | other | {name: value}, f"{name} belongs to optimiser adam", better)
+            for name, value in (
+                *(("learning_rate", 0.1), ("warm_up", 0), ("decay", True), ("decay", False)),
+            )
+            for other, better in ((LBFGS, {"optimiser": "adam"}), (NATURAL, {"optimiser": None}))
+        ),
+        *(
+            (
+                SUBSPACE | {"optimiser": name, "precision": precision},
+                f"{name} needs precision float32",
+                {"precision": "float32"},
+            )
+            for name in ("l-bfgs", "natural-gradient")
+            for precision in ("auto", "bfloat16")
+        ),
+        *(
+            (
+                SUBSPACE | other | {"stopping": "variance"},
+                "stopping by the variance belongs to optimiser adam",
+                {"optimiser": "adam"},
+            )
+            for other in (LBFGS, NATURAL)
+        ),
+        *(
+            (NATURAL | {"parameters": free}, "natural-gradient stores a matrix", better)
+            for free in (None, "all")
+            for better in (SUBSPACE, SINGULAR, {"optimiser": "l-bfgs"})
+        ),
+    ],
+    ids=str,
+)
+def test_contradictions_of_the_fine_tuning_are_refused(values, says, better):
+    with pytest.raises(ConfigurationError, match=f"(?i){says}"):
+        configured(method="edip", **values)
+    configured(method="edip", **values | better)
+
+
+def test_an_encoder_that_is_not_fixed_contradicts_nothing():
+    for other in (SUBSPACE, SINGULAR, LBFGS):
+        assert configured(method="edip", fixed_encoder=False, **other).resolved()
+
+
+@pytest.mark.parametrize(
+    ("free", "own"),
+    [
+        ({}, {"parameters": "all", "learning_rate": 5e-4}),
+        (SUBSPACE, {"learning_rate": 1e-2, "dimension": 200, "kept_share": 1.0}),
+        (SINGULAR, {"learning_rate": 1e-3}),
+    ],
+    ids=str,
+)
+def test_defaults_of_the_fine_tuning_follow_what_is_free(free, own):
+    resolved = configured(method="edip", **free).resolved()
+    names = ("parameters", "learning_rate", "dimension", "kept_share", "rank")
+    expected = {**dict.fromkeys(names), **free, **own}
+    assert {name: getattr(resolved, name) for name in names} == expected
+    assert resolved.optimiser == "adam"
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "own"),
+    [
+        ("adam", {"iterations": 1000, "precision": "auto", "warm_up": 100, "decay": True}),
+        ("l-bfgs", {"iterations": 250, "precision": "float32"}),
+        ("natural-gradient", {"iterations": 100, "precision": "float32"}),
+    ],
+)
+@pytest.mark.parametrize("free", [SUBSPACE, SINGULAR], ids=str)
+def test_defaults_of_the_fine_tuning_follow_the_optimiser(optimiser, own, free):
+    resolved = configured(method="edip", optimiser=optimiser, **free).resolved()
+    names = ("iterations", "precision", "warm_up", "decay")
+    expected = {**dict.fromkeys(names), **own}
+    assert {name: getattr(resolved, name) for name in names} == expected
+    assert (resolved.learning_rate is None) == (optimiser != "adam")
+
+
+@pytest.mark.parametrize("stopping", ["none", "discrepancy", "variance"])
+@pytest.mark.parametrize("optimiser", ["adam", "l-bfgs", "natural-gradient"])
+@pytest.mark.parametrize("free", [SUBSPACE, SINGULAR], ids=str)
+def test_what_is_resolved_can_be_given_again(free, optimiser, stopping):
+    """A run is made again from its settings."""
+    if stopping == "variance" and optimiser != "adam":
+        pytest.skip("contradictory")
+    values = {"optimiser": optimiser, "stopping": stopping, **free}
+    resolved = configured(method="edip", **values).resolved()
+    assert configured(**resolved.to_values()) == resolved == resolved.resolved()
+    falls = {"none": True, "discrepancy": True, "variance": False}[stopping]
+    assert resolved.decay == (falls if optimiser == "adam" else None)
+
+
+@pytest.mark.parametrize("method", ["dip", "edip"])
+def test_the_warm_up_is_shorter_than_the_run(method):
+    for values, iterations in (({"iterations": 30}, 30), ({}, {"dip": 3000, "edip": 1000}[method])):
+        assert configured(method=method, warm_up=iterations - 1, **values).resolved()
+        for longer in (iterations, iterations + 1):
+            says = rf"warm_up must be shorter than the {iterations} iterations; got {longer}"
+            with pytest.raises(ConfigurationError, match=says):
+                configured(method=method, warm_up=longer, **values)
+    # A short run has the default, and can be made again from its settings.
+    short = configured(method=method, iterations=30).resolved()
+    assert short.warm_up == 100 and configured(**short.to_values()) == short
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_a_pretrained_network_has_an_image_before_any_iteration(method):
+    if method == "edip":
+        assert configured(method=method, iterations=0).resolved().iterations == 0
+        return
+    analytic = method in ("fbp", "fdk")
+    says = "has no setting iterations" if analytic else "iterations must be at least 1; only edip"
+    with pytest.raises(ConfigurationError, match=says):
+        configured(method=method, iterations=0)

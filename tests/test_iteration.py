@@ -158,6 +158,76 @@ def test_records_and_callbacks():
     assert seen[0].history["iteration"].tolist() == [0, 4]
 
 
+def test_observers_are_called_after_every_iteration():
+    seen = []
+
+    def note(name):
+        return lambda state: seen.append((name, state))
+
+    solution = iterate(
+        Doubling(0.5),
+        max_iterations=5,
+        every=2,
+        callbacks=[note("callback")],
+        observers=[note("one"), note("two")],
+    )
+    called = [(name, state.iteration) for name, state in seen]
+    assert called == [
+        *(("one", 1), ("two", 1)),
+        *(("one", 2), ("two", 2), ("callback", 2)),
+        *(("one", 3), ("two", 3)),
+        *(("one", 4), ("two", 4), ("callback", 4)),
+        *(("one", 5), ("two", 5)),
+    ]
+    states = [state for name, state in seen if name == "one"]
+    assert [state.is_recorded for state in states] == [False, True, False, True, False]
+    assert [float(state.tensors["x"][0]) for state in states] == [0.5**k for k in range(1, 6)]
+    assert states[-1] is solution.state
+
+
+def test_observers_see_only_what_is_new():
+    y, seen = projections(), []
+    whole = iterate(cgls(y), max_iterations=9, every=4)
+    part = iterate(cgls(y), max_iterations=5, every=4)
+    rest = iterate(
+        cgls(y),
+        max_iterations=9,
+        every=4,
+        state=part.state,
+        observers=[lambda state: seen.append(state.iteration)],
+    )
+    assert seen == [6, 7, 8, 9] and differs(rest, whole) == []
+    iterate(cgls(y), max_iterations=9, every=4, state=rest.state, observers=[seen.append])
+    assert seen == [6, 7, 8, 9]
+
+
+def test_observers_see_what_diverges():
+    observed, recorded = [], []
+    solution = iterate(
+        Doubling(1e10),
+        max_iterations=50,
+        every=2,
+        callbacks=[recorded.append],
+        observers=[observed.append],
+    )
+    assert (solution.status, solution.iterations) == (Status.DIVERGED, 2)
+    assert [state.iteration for state in observed] == [1, 2, 3, 4]
+    assert not torch.isfinite(observed[-1].tensors["x"]).all()
+    assert [state.iteration for state in recorded] == [2]
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_an_interrupt_in_an_observer_keeps_the_state(at):
+    def interrupt(state):
+        if state.iteration == at:
+            raise KeyboardInterrupt
+
+    stopped = iterate(Doubling(0.9), max_iterations=9, every=2, observers=[interrupt])
+    assert (stopped.status, stopped.iterations) == (Status.INTERRUPTED, at)
+    rest = iterate(Doubling(0.9), max_iterations=9, every=2, state=stopped.state)
+    assert differs(rest, iterate(Doubling(0.9), max_iterations=9, every=2)) == []
+
+
 def test_interrupt_in_a_step_keeps_the_last_complete_state():
     class Interrupted(Doubling):
         def step(self, tensors):

@@ -1,6 +1,7 @@
 """Spectra of pretrained networks, against dense Jacobians."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,90 @@ def test_too_few_passes_are_told(scan, files):
     settings = SpectrumSettings(rank=RANK, tolerance=1e-6, max_passes=3)
     (found,) = network_spectra_of(scan, files[:1], settings=settings, before=False)
     assert not found.converged and "Allow more passes" in found.advice
+
+
+# During training
+
+
+@pytest.fixture(scope="module")
+def course(scan, tmp_path_factory):
+    """A network with snapshots of its training."""
+    path = tmp_path_factory.mktemp("course") / "course.h5"
+    network = pretrain(scan, steps=12, snapshots=4, **TRAINING)
+    assert network.snapshots.steps.tolist() == [1, 5, 8, 12] and network.best_step == 12
+    write_pretrained_network(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def during(scan, course):
+    return network_spectra_of(scan, [course], settings=SpectrumSettings(rank=3), during=2)
+
+
+def test_snapshots_come_before_their_network(course, during):
+    expected = ["before training", f"{course}, step 1", f"{course}, step 8", str(course)]
+    assert [each.name for each in during] == expected
+
+
+def test_parameters_move_further_with_every_snapshot(during):
+    moved = [sum(each.movement.values()) for each in during]
+    assert 0 == moved[0] < moved[1] < 0.1 * moved[2] < 0.1 * moved[3]
+    blocks = [each.movement["up_1"] for each in during]
+    assert blocks == sorted(blocks) and len(set(blocks)) == 4
+
+
+def test_the_spectrum_of_a_snapshot_is_that_of_its_parameters(scan, course, during, tmp_path):
+    network = read_pretrained_network(course, snapshots=True)
+    for snapshot, same in ((0, 1), (2, 2)):
+        path = tmp_path / f"{snapshot}.h5"
+        write_pretrained_network(replace(network, theta=network.snapshots.thetas[snapshot]), path)
+        _, found = network_spectra_of(scan, [path], settings=SpectrumSettings(rank=3))
+        for k, each in enumerate(during):
+            alike = np.array_equal(found.values, each.values)
+            assert alike == (k == same)
+        assert found.movement == during[same].movement
+        np.testing.assert_array_equal(found.overlap, during[same].overlap)
+
+
+def test_every_network_brings_its_snapshots(scan, course, tmp_path):
+    other = tmp_path / "other.h5"
+    write_pretrained_network(pretrain(scan, steps=3, snapshots=2, **TRAINING), other)
+    found = network_spectra_of(
+        scan, [other, course], settings=SpectrumSettings(rank=1), before=False, during=1
+    )
+    expected = [f"{other}, step 1", str(other), f"{course}, step 1", str(course)]
+    assert [each.name for each in found] == expected
+    # The first snapshot is the reference now.
+    assert set(found[0].movement.values()) == {0.0}
+    with pytest.raises(ConfigurationError, match=r"other\.h5 has 2 snapshots; 2 and a later one"):
+        network_spectra_of(scan, [course, other], during=2)
+
+
+def test_more_snapshots_than_there_are_are_refused(scan, files, course):
+    for path, count, kept in ((course, 4, 4), (course, 5, 4), (files[0], 1, 0)):
+        says = rf"{path.name} has {kept} snapshots; {count} and a later one are asked for\. Pretr"
+        with pytest.raises(ConfigurationError, match=says):
+            network_spectra_of(scan, [path], during=count)
+
+
+def test_the_command_shows_snapshots(scan, course, tmp_path, dipct_command):
+    path, out = tmp_path / "scan.h5", tmp_path / "spectrum.png"
+    write_scan(scan, path)
+    command = ("spectrum", course, "--scan", path, "--out", out, "--rank", 1, "--during")
+    result = dipct_command(*command, 2)
+    assert result.code == 0, result
+    record = json.loads(out.with_suffix(".json").read_text())
+    expected = ["before training", "course, step 1", "course, step 8", "course"]
+    assert [each["name"] for each in record] == expected
+    assert all(f"{name}: " in result.out for name in expected)
+    moved = [sum(each["movement"].values()) for each in record]
+    assert moved == sorted(moved) and moved[-1] > 0
+    too_many = dipct_command(*command, 4)
+    assert too_many.code == 1 and "has 4 snapshots; 4 and a later one" in too_many.err
+    assert dipct_command(*command, -1).code == 2
+
+
+# What is refused
 
 
 def test_a_network_for_another_scan_is_refused(scan, files):

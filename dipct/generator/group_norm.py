@@ -44,9 +44,14 @@ def group_norm_of_sums(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> 
         sums = values.sum((2, 3), dtype=wide).unflatten(1, (groups, -1)).sum(-1, keepdim=True)
         return sums / count
 
-    mean = group_mean(x)
-    variance = (group_mean(x * x) - mean * mean).clamp(min=0)
+    def by_channel(values: Tensor) -> Tensor:
+        whole = values.expand(-1, -1, x.shape[1] // groups)
+        return whole.flatten(1)[..., None, None].to(x.dtype)
+
+    # Near its mean x is subtracted exactly; what rounding leaves of the mean comes off below.
+    centred = x - by_channel(group_mean(x))
+    mean = group_mean(centred)
+    variance = group_mean(centred * centred) - mean * mean
     scale = weight.to(wide).unflatten(0, (groups, -1)) * torch.rsqrt(variance + _EPS)
     shift = bias.to(wide).unflatten(0, (groups, -1)) - mean * scale
-    scale, shift = (part.flatten(1)[..., None, None].to(x.dtype) for part in (scale, shift))
-    return torch.addcmul(shift, x, scale)
+    return torch.addcmul(by_channel(shift), centred, by_channel(scale))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dipct.errors import ConfigurationError
+from dipct.errors import ConfigurationError, ConvergenceError
 from dipct.evaluation.convergence import Convergence, convergence
 from dipct.measurement.scan import Scan
 from dipct.pipeline.reconstruct import reconstruct
@@ -19,6 +19,7 @@ from dipct.pretrain.pretrained_network import (
     read_pretrained_network,
     write_pretrained_network,
 )
+from dipct.pretrain.snapshots import Snapshots, spread_snapshots
 from dipct.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -31,11 +32,12 @@ class Trial:
     """How one candidate, or the untrained network, did on the phantom.
 
     Attributes:
-        name: of the candidate.
-        network: the candidate; None for the untrained network.
+        name: of the candidate: its file, with the step of a snapshot.
+        network: the candidate, without snapshots; None for the untrained network.
         steps: recorded steps, [N].
         psnr_db: in every repeat, [R N].
         figures: of the median of the repeats.
+        diverged: whether a repeat did.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Trial:
     steps: np.ndarray
     psnr_db: np.ndarray
     figures: Convergence
+    diverged: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,23 +53,16 @@ class NetworkChoice:
     """Which candidate was chosen, and why.
 
     Attributes:
-        chosen: index of the best of the trials.
+        network: the chosen one, with the snapshots of its training until then.
+        chosen: index of its trial.
         trials: of the candidates.
         baseline: of the untrained network.
-        tolerance_db: how far below the best steady PSNR a candidate may be.
     """
 
+    network: PretrainedNetwork
     chosen: int
     trials: tuple[Trial, ...]
     baseline: Trial
-    tolerance_db: float
-
-    @property
-    def network(self) -> PretrainedNetwork:
-        """The chosen network."""
-        network = self.trials[self.chosen].network
-        assert network is not None
-        return network
 
 
 def choose_network(
@@ -78,15 +74,15 @@ def choose_network(
     iterations: int = 500,
     baseline_iterations: int = 2000,
     tolerance_db: float = 0.25,
+    device: str = "cpu",
     progress: bool = False,
-    **settings: Any,
 ) -> NetworkChoice:
     """Choose a pretrained network on the Shepp-Logan phantom (Barbano et al., arXiv 2111.11926).
 
     The phantom is scanned with the scan's own operator and the noise of the pretraining, and every
-    candidate is fine-tuned to it. Of those whose steady PSNR comes close to the best, the one is
-    chosen that is fastest at the steady PSNR of an untrained network. The paper takes 5 repeats
-    of 15 000 steps, and as many for the untrained network.
+    candidate is fine-tuned to it with default settings. Of those whose steady PSNR comes close to
+    the best, the one is chosen that is fastest at the steady PSNR of an untrained network. The
+    paper takes 5 repeats of 15 000 steps, and as many for the untrained network.
 
     Args:
         scan: the scan to reconstruct later, after selection and binning; its values do not matter.
@@ -96,8 +92,8 @@ def choose_network(
         iterations: steps of every fine-tuning.
         baseline_iterations: steps of the untrained network.
         tolerance_db: how far below the best steady PSNR a candidate may be, in dB.
+        device: where to compute.
         progress: show a progress display.
-        **settings: of the fine-tuning, fields of :class:`dipct.ReconstructionConfiguration`.
 
     Returns:
         The choice with all trials.
@@ -106,6 +102,7 @@ def choose_network(
         ConfigurationError: no network, one for another scan, one without enough snapshots, or
             impossible numbers.
         FileFormatError: not a pretrained network.
+        ConvergenceError: every fine-tuning diverged.
     """
     if min(repeats, iterations, baseline_iterations) < 1 or snapshots < 0 or not tolerance_db >= 0:
         raise ConfigurationError(
@@ -113,42 +110,39 @@ def choose_network(
             f"{repeats}, {iterations}, {baseline_iterations}, {snapshots} and {tolerance_db}."
         )
     candidates = _candidates(scan, networks, snapshots)
-    levels = {network.pairs["noise_level"] for network in candidates.values()}
-    names = {network.network["name"] for network in candidates.values()}
-    if len(levels) > 1 or len(names) > 1:
-        raise ConfigurationError(
-            "The networks can be compared only if they are of one architecture and were trained "
-            f"with one level of noise; got {', '.join(sorted(names))} and {sorted(levels)}."
-        )
-    (level,), (architecture,) = levels, names
-    scans = [
-        # Without noise there is no fit; a thousandth is nearly none.
-        simulate(PHANTOM, geometry=scan, noise=max(level, 1e-3), seed=seed)
-        for seed in range(repeats)
-    ]
-    common = {"stopping": "none", "progress": progress}
-    device = {"device": settings["device"]} if "device" in settings else {}
-    _LOG.info("The untrained network ...")
-    baseline = _trial(
-        "untrained",
-        None,
-        [
-            reconstruct(
-                each,
-                method="dip",
-                network=architecture,
-                iterations=baseline_iterations,
-                seed=seed,
-                **common,
-                **device,
+    _, first = next(iter(candidates.values()))
+    for name, (_, network) in candidates.items():
+        if _kind(network) != _kind(first):
+            raise ConfigurationError(
+                "The networks can be compared only if they are of one architecture and were "
+                f"trained with one input and level of noise; got {_kind(first)}, and of {name} "
+                f"{_kind(network)}."
             )
-            for seed, each in enumerate(scans)
-        ],
-        None,
-    )
-    trials = []
+    # Without noise there is no fit; a thousandth is nearly none.
+    noise = max(float(first.pairs["noise_level"]), 1e-3)
+    scans = [simulate(PHANTOM, geometry=scan, noise=noise, seed=seed) for seed in range(repeats)]
+    common = {"stopping": "none", "device": device, "progress": progress}
+    untrained = {name: first.network[name] for name in ("output", "upsampling")}
+    _LOG.info("The untrained network ...")
+    runs = [
+        reconstruct(
+            each,
+            method="dip",
+            network=first.network["name"],
+            input=first.pairs["input"],
+            iterations=baseline_iterations,
+            seed=seed,
+            **untrained,
+            **common,
+        )
+        for seed, each in enumerate(scans)
+    ]
+    baseline = _trial("untrained", None, runs, None)
+    trials: list[Trial] = []
+    # The same for all, since it depends on the scan alone.
+    weights: list[Any] = ["auto"] * repeats
     with tempfile.TemporaryDirectory() as folder:
-        for name, network in candidates.items():
+        for name, (_, network) in candidates.items():
             _LOG.info("%s ...", name)
             init = str(Path(folder) / "candidate.h5")
             write_pretrained_network(network, init)
@@ -159,43 +153,55 @@ def choose_network(
                     init=init,
                     iterations=iterations,
                     seed=seed,
+                    tv_weight=weights[seed],
                     **common,
-                    **settings,
                 )
                 for seed, each in enumerate(scans)
             ]
+            weights = [run.configuration["tv_weight"] for run in runs]
             trials.append(_trial(name, network, runs, baseline.figures.steady_db))
-    return NetworkChoice(_best(trials, tolerance_db), tuple(trials), baseline, tolerance_db)
+    chosen = _best(trials, tolerance_db)
+    path, network = candidates[trials[chosen].name]
+    return NetworkChoice(_with_snapshots(network, path), chosen, tuple(trials), baseline)
+
+
+def _kind(network: PretrainedNetwork) -> dict[str, Any]:
+    """What has to be the same for a comparison."""
+    return {**network.network, **{k: network.pairs[k] for k in ("input", "noise_level")}}
+
+
+def _with_snapshots(network: PretrainedNetwork, path: str) -> PretrainedNetwork:
+    """With those of its training that its file holds."""
+    snapshots = read_pretrained_network(path, snapshots=True).snapshots
+    if snapshots is None:
+        return network
+    until = snapshots.steps <= network.best_step
+    kept = Snapshots(snapshots.steps[until], snapshots.thetas[until])
+    return replace(network, snapshots=kept if until.any() else None)
 
 
 def _candidates(
     scan: Scan, networks: Sequence[str | Path], snapshots: int
-) -> dict[str, PretrainedNetwork]:
+) -> dict[str, tuple[str, PretrainedNetwork]]:
+    """By name the file and the network, without snapshots."""
     if not networks:
         raise ConfigurationError("Name at least one pretrained network.")
-    found: dict[str, PretrainedNetwork] = {}
+    found: dict[str, tuple[str, PretrainedNetwork]] = {}
     for path in map(str, networks):
-        network = read_pretrained_network(path, snapshots=snapshots > 0)
-        network.check_fits(scan)
-        found[path] = replace(network, snapshots=None)
-        if not snapshots:
-            continue
-        kept = 0 if network.snapshots is None else len(network.snapshots.steps)
-        if network.snapshots is None or snapshots >= kept:
-            raise ConfigurationError(
-                f"{path} has {kept} snapshots; {snapshots} and a later one are asked for. Pretrain "
-                "with more --snapshots, or ask for fewer."
-            )
-        # The last one is nearly the network itself.
-        for index in np.linspace(0, kept - 1, snapshots + 1).round().astype(int)[:-1]:
-            step = int(network.snapshots.steps[index])
+        read = read_pretrained_network(path, snapshots=snapshots > 0)
+        read.check_fits(scan)
+        network = replace(read, snapshots=None)
+        found[path] = path, network
+        for step, theta in spread_snapshots(read.snapshots, snapshots, path).items():
             validated = np.searchsorted(network.history["iteration"], step, side="right") - 1
-            found[f"{path}, step {step}"] = replace(
-                network,
-                theta=network.snapshots.thetas[index],
-                best_step=step,
-                validation_psnr_db=float(network.history["validation_psnr_db"][validated]),
-                snapshots=None,
+            found[f"{path}, step {step}"] = (
+                path,
+                replace(
+                    network,
+                    theta=theta,
+                    best_step=step,
+                    validation_psnr_db=float(network.history["validation_psnr_db"][validated]),
+                ),
             )
     return found
 
@@ -203,23 +209,26 @@ def _candidates(
 def _trial(
     name: str, network: PretrainedNetwork | None, runs: Sequence[Run], baseline_db: float | None
 ) -> Trial:
-    for run in runs:
-        if run.status == "DIVERGED":
-            _LOG.warning("%s diverged: %s", name, run.advice)
+    diverged = any(run.status == "DIVERGED" for run in runs)
+    if diverged:
+        _LOG.warning("%s diverged.", name)
     shortest = min(len(run.history["iteration"]) for run in runs)
     steps = runs[0].history["iteration"][:shortest]
     psnr_db = np.stack([run.history["psnr_db"][:shortest] for run in runs])
-    return Trial(
-        name, network, steps, psnr_db, convergence(steps, psnr_db, baseline_db=baseline_db)
-    )
+    figures = convergence(steps, psnr_db, baseline_db=baseline_db)
+    return Trial(name, network, steps, psnr_db, figures, diverged)
 
 
 def _best(trials: Sequence[Trial], tolerance_db: float) -> int:
     """The fastest of the good ones; where none reaches the baseline, at its own steady PSNR."""
-    highest = max(trial.figures.steady_db for trial in trials)
-    good = [
-        i for i, trial in enumerate(trials) if trial.figures.steady_db >= highest - tolerance_db
-    ]
+    settled = [i for i, trial in enumerate(trials) if not trial.diverged]
+    if not settled:
+        raise ConvergenceError(
+            "The fine-tuning of every network diverged on the phantom: none can be chosen. "
+            "Pretrain again, with a lower learning rate."
+        )
+    highest = max(trials[i].figures.steady_db for i in settled)
+    good = [i for i in settled if trials[i].figures.steady_db >= highest - tolerance_db]
 
     def speed(i: int) -> tuple[float, int, float]:
         figures = trials[i].figures

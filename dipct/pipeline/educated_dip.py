@@ -26,15 +26,13 @@ from dipct.pretrain.pretrained_network import (
     count_snapshots,
     read_pretrained_network,
 )
-from dipct.solver import LBFGS, GeneratorFit, NaturalGradient
+from dipct.solver import LBFGS, GeneratorFit, NaturalGradient, Optimiser
 from dipct.solver.deep_image_prior import Restriction
 from dipct.solver.image_scale import image_scale
 
 _LOG = logging.getLogger(__name__)
 # The largest value of a sharp image is above that of a blurred one.
 _HEADROOM = 1.25
-# Adam comes with a schedule, which the fit makes.
-_OPTIMISERS = {"adam": lambda: None, "l-bfgs": LBFGS, "natural-gradient": NaturalGradient}
 
 
 def edip_problem(
@@ -58,7 +56,6 @@ def edip_problem(
         ConfigurationError: no weight of total variation is found.
     """
     pretrained = _pretrained(configuration)
-    choices = choices or _choose(scan, configuration, operator, pretrained)
     theta = torch.from_numpy(pretrained.theta)
     free: dict[str, Any] = {"initial": theta}
     if configuration.parameters != "all":
@@ -66,8 +63,8 @@ def edip_problem(
     elif configuration.optimiser == "adam":
         rate = _learning_rate(configuration, pretrained.make_network())
         free["learning_rate"] = rate.to(operator.device)
-    assert configuration.optimiser is not None
-    free["optimiser"] = _OPTIMISERS[configuration.optimiser]()
+    free["optimiser"] = _optimiser(configuration)
+    choices = choices or _choose(scan, configuration, operator, pretrained)
     return network_fit(scan, configuration, operator, choices, **free)
 
 
@@ -95,10 +92,19 @@ def check_edip(
         )
     check_network(scan, configuration, network, kind, device)
     if configuration.parameters == "subspace":
-        _check_snapshots(configuration)
+        _check_subspace(configuration, len(pretrained.theta))
 
 
-def _check_snapshots(configuration: ReconstructionConfiguration) -> None:
+def _optimiser(configuration: ReconstructionConfiguration) -> Optimiser | None:
+    """None for Adam, which comes with a schedule that the fit makes."""
+    if configuration.optimiser == "l-bfgs":
+        return LBFGS()
+    if configuration.optimiser == "natural-gradient":
+        return NaturalGradient(seed=configuration.seed)
+    return None
+
+
+def _check_subspace(configuration: ReconstructionConfiguration, n_parameters: int) -> None:
     assert configuration.init is not None and configuration.dimension is not None
     # Those of a network that was chosen were left behind, those of one that diverged are fewer.
     kept = count_snapshots(configuration.init)
@@ -107,6 +113,13 @@ def _check_snapshots(configuration: ReconstructionConfiguration) -> None:
             f"The file {configuration.init} holds {kept} snapshots of its training, which span no "
             f"subspace of {configuration.dimension} dimensions. Pretrain with more --snapshots, or "
             "ask for a smaller dimension."
+        )
+    assert configuration.kept_share is not None
+    rows = round(configuration.kept_share * n_parameters)
+    if rows < configuration.dimension:
+        raise ConfigurationError(
+            f"kept_share {configuration.kept_share:g} keeps {rows} parameters, fewer than the "
+            f"{configuration.dimension} dimensions; keep more of them, or use a smaller dimension."
         )
 
 
@@ -121,8 +134,7 @@ def _restriction(configuration: ReconstructionConfiguration, theta: Tensor) -> R
     assert snapshots is not None and configuration.kept_share is not None
     basis = principal_directions(torch.from_numpy(snapshots.thetas), configuration.dimension)
     if configuration.kept_share < 1:
-        kept = max(configuration.dimension, round(configuration.kept_share * len(basis)))
-        basis = sparsify(basis, kept)
+        basis = sparsify(basis, round(configuration.kept_share * len(basis)))
     return lambda generator: Subspace(
         generator, theta.to(generator.z.device), basis.to(generator.z.device)
     )

@@ -43,10 +43,30 @@ def check_batch_memory(
     Raises:
         InsufficientMemoryError: they are estimated not to fit.
     """
-    free = None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    free = None if device.type == "cpu" else _free_on(device)
     count = math.prod(grid.shape) * images_at_once * batch
     shape = " x ".join(map(str, grid.shape))
     _check(count, f"A batch of {batch} images of {shape} pixels", "Use a smaller batch.", free)
+
+
+def check_snapshot_memory(count: int, size: int) -> None:
+    """Raise unless snapshots of a training fit into free memory while they are written.
+
+    Args:
+        count: number of snapshots.
+        size: parameters in each.
+
+    Raises:
+        InsufficientMemoryError: they are estimated not to fit.
+    """
+    # Themselves, and the file that is put together in memory.
+    _check(3 * count * size, f"Keeping {count} snapshots", "Keep fewer.")
+
+
+def _free_on(device: torch.device) -> int:
+    """Bytes on a CUDA device, with those that torch holds but does not use."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def check_projection_memory(n_views: int, n_cells: int) -> None:

@@ -32,7 +32,7 @@ from dipct.operator.filtered_backprojection import FilteredBackProjection
 from dipct.operator.ray import ray_transform
 from dipct.phantom import seeded_phantom_names
 from dipct.pipeline.deep_image_prior import ACTIVATIONS_PER_CHANNEL, network_name
-from dipct.pipeline.memory import check_batch_memory
+from dipct.pipeline.memory import check_batch_memory, check_snapshot_memory
 from dipct.pipeline.prepare import prepare
 from dipct.pretrain import FolderImages, PhantomImages, TrainingImages, TrainingPairs
 from dipct.pretrain.pretrained_network import PretrainedNetwork, describe_scan
@@ -201,6 +201,7 @@ def _training(
         images_at_once=activations * network.channels[0],
         device=device,
     )
+    check_snapshot_memory(configuration.snapshots, ParameterLayout(network.parameters).size)
     images = _images(scan, configuration)
     operator = ray_transform(
         scan.geometry, scan.grid, projector=configuration.projector, device=device

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dipct.device import find_device
@@ -14,7 +13,8 @@ from dipct.operator.ray import ray_transform
 from dipct.pipeline.deep_image_prior import network_input
 from dipct.pipeline.pretrain import first_parameters
 from dipct.pretrain import NetworkSpectrum, SpectrumSettings, network_spectra
-from dipct.pretrain.pretrained_network import PretrainedNetwork, read_pretrained_network
+from dipct.pretrain.pretrained_network import read_pretrained_network
+from dipct.pretrain.snapshots import spread_snapshots
 from dipct.solver.image_scale import image_scale
 
 BEFORE = "before training"
@@ -70,7 +70,8 @@ def network_spectra_of(
     generator = NetworkGenerator(network, z, scan.grid.shape)
     thetas: dict[str, torch.Tensor] = {}
     for path, each in zip(networks, read, strict=True):
-        thetas |= _during(str(path), each, during)
+        for step, theta in spread_snapshots(each.snapshots, during, str(path)).items():
+            thetas[f"{path}, step {step}"] = torch.from_numpy(theta)
         thetas[str(path)] = torch.from_numpy(each.theta)
     if before:
         thetas = {BEFORE: first_parameters(network, read[0].seed), **thetas}
@@ -80,20 +81,3 @@ def network_spectra_of(
         {name: theta.to(place) for name, theta in thetas.items()},
         settings or SpectrumSettings(),
     )
-
-
-def _during(name: str, network: PretrainedNetwork, count: int) -> dict[str, torch.Tensor]:
-    """Snapshots by name; the last one kept is nearly the network itself and is left out."""
-    if not count:
-        return {}
-    snapshots = network.snapshots
-    kept = 0 if snapshots is None else len(snapshots.steps)
-    if snapshots is None or count >= kept:
-        raise ConfigurationError(
-            f"{name} has {kept} snapshots; {count} and a later one are asked for. Pretrain with "
-            "more --snapshots, or ask for fewer."
-        )
-    chosen = np.linspace(0, kept - 1, count + 1).round().astype(int)[:-1]
-    return {
-        f"{name}, step {snapshots.steps[i]}": torch.from_numpy(snapshots.thetas[i]) for i in chosen
-    }

@@ -142,7 +142,7 @@ def write_pretrained_network(pretrained: PretrainedNetwork, path: str | Path) ->
         if pretrained.snapshots is not None:
             group = file.create_group("snapshots")
             group.create_dataset("steps", data=pretrained.snapshots.steps)
-            group.create_dataset("thetas", data=np.float32(pretrained.snapshots.thetas))
+            group.create_dataset("thetas", data=pretrained.snapshots.thetas)
 
     write_whole(path, fill)
 

@@ -1,6 +1,7 @@
 """Parameters of a network at several steps of its training."""
 
 import io
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from dipct.errors import ConfigurationError, FileFormatError
 from dipct.measurement.hdf5 import write_bytes_whole
 from dipct.solver import IterationState
 
+_LOG = logging.getLogger(__name__)
 # The first steps belong to no course yet (Barbano et al., arXiv 2302.10279, leave them out too).
 _FIRST_SHARE = 0.1
 
@@ -47,6 +49,33 @@ def snapshot_steps(steps: int, count: int) -> list[int]:
     return [int(step) for step in np.linspace(first, steps, count).round()]
 
 
+def spread_snapshots(snapshots: Snapshots | None, count: int, name: str) -> dict[int, np.ndarray]:
+    """Some snapshots, equally spaced, before the last one, which is nearly the network itself.
+
+    Args:
+        snapshots: those of a network's file.
+        count: how many.
+        name: of the file, for the message.
+
+    Returns:
+        Parameters [P] by step.
+
+    Raises:
+        ConfigurationError: fewer snapshots than that.
+    """
+    if count == 0:
+        return {}
+    kept = 0 if snapshots is None else len(snapshots.steps)
+    if snapshots is None or count >= kept:
+        raise ConfigurationError(
+            f"{name} has {kept} snapshots; {count} and a later one are asked for. Pretrain with "
+            "more --snapshots, or ask for fewer."
+        )
+    chosen = np.linspace(0, kept - 1, count + 1).round().astype(int)[:-1]
+    # Copies, which do not keep all the others in memory.
+    return {int(snapshots.steps[i]): snapshots.thetas[i].copy() for i in chosen}
+
+
 class SnapshotKeeper:
     """Keeps snapshots while a network is trained; called with every state.
 
@@ -81,7 +110,11 @@ class SnapshotKeeper:
             return
         buffer = io.BytesIO()
         np.save(buffer, theta)
-        write_bytes_whole(self._file(state.iteration), buffer.getbuffer())
+        try:
+            write_bytes_whole(self._file(state.iteration), buffer.getbuffer())
+        except OSError as error:
+            _LOG.warning("A snapshot is kept in memory only: %s.", error.strerror)
+            self._kept[state.iteration] = theta
 
     def check(self, last: int) -> None:
         """Raise a :class:`FileFormatError` unless all snapshots up to a step are there."""
@@ -106,7 +139,7 @@ class SnapshotKeeper:
         return sorted(step for step in self._steps if step <= last)
 
     def _read(self, step: int) -> np.ndarray:
-        if self._folder is None:
+        if step in self._kept:
             return self._kept[step]
         try:
             return np.load(self._file(step), allow_pickle=False)
@@ -118,5 +151,5 @@ class SnapshotKeeper:
             ) from error
 
     def _file(self, step: int) -> Path:
-        assert self._folder is not None
+        assert self._folder is not None, f"no snapshot of step {step}"
         return self._folder / f"{step:09d}.npy"

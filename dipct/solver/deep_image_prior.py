@@ -83,6 +83,7 @@ def deep_image_prior_fit(
     learning_rate: float | Tensor = 1e-3,
     warm_up: int = 100,
     clip: float | None = _CLIP,
+    betas: tuple[float, float] = _BETAS,
     decay: bool | None = None,
     loss_scale: float | None = None,
     stopping: Stopping | Selection = "none",
@@ -109,10 +110,11 @@ def deep_image_prior_fit(
         tv_weight: lambda, zero for the plain Deep Image Prior.
         isotropic: isotropic instead of anisotropic total variation.
         iterations: how many there will be, for the decay of the learning rate.
-        learning_rate: of Adam; one number or one per parameter. This and the next three do
+        learning_rate: of Adam; one number or one per parameter. This and the next four do
             nothing where there is another optimiser.
         warm_up: steps over which the learning rate rises.
         clip: gradients longer than this are shortened to it.
+        betas: decay of Adam's averages of the gradient and of its square.
         decay: whether it then falls to zero along a cosine; default: yes, unless stopping by
             the variance, which would fall with it.
         loss_scale: see :class:`GeneratorFit`.
@@ -178,7 +180,7 @@ def deep_image_prior_fit(
     terms.append((tv_weight, TotalVariation(shape, isotropic=isotropic)))
     if optimiser is None:
         schedule = CosineDecay(iterations, warm_up) if decay else WarmUp(warm_up)
-        optimiser = Adam(learning_rate, schedule=schedule, clip=clip, betas=_BETAS)
+        optimiser = Adam(learning_rate, schedule=schedule, clip=clip, betas=betas)
     return GeneratorFit(
         generator,
         Objective(terms),
