@@ -20,6 +20,7 @@ import time
 import educated_dip_paper
 import educated_dip_tables
 from educated_dip_cases import (
+    ARMS,
     COMMON,
     FOLDER,
     PRETRAINING,
@@ -120,7 +121,24 @@ def time_arms(scan_name: str) -> dict:
         difference = statistics.median(spent[many]) - statistics.median(spent[few])
         seconds[arm] = difference / (passes[many] - passes[few])
         print(f"{arm}: {1000 * seconds[arm]:.0f} ms a pass", flush=True)
-    return {"seconds_per_pass": seconds, "machine": machine()}
+    return {
+        "seconds_per_pass": seconds,
+        "seconds_per_training_step": time_training(scan_name, scan),
+        "machine": machine(),
+    }
+
+
+def time_training(scan_name: str, scan: dipct.Scan) -> float:
+    """Seconds of a step of the pretraining, likewise."""
+    settings = PRETRAINING[scan_name] | COMMON | {"validation_images": 1, "snapshots": 0}
+    spent: dict[int, list[float]] = {3: [], 13: []}
+    for repeat in range(REPEATS + 1):
+        for steps, seconds in spent.items():
+            began = time.perf_counter()
+            pretrain(scan, **settings | {"steps": steps, "validate_every": 100})
+            if repeat:
+                seconds.append(time.perf_counter() - began)
+    return (statistics.median(spent[13]) - statistics.median(spent[3])) / 10
 
 
 def main() -> None:
@@ -128,6 +146,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only tables and plots")
     parser.add_argument("--timing", action="store_true", help="only seconds per step")
     parser.add_argument("--only", choices=SCANS, help="only one scan")
+    parser.add_argument("--arm", choices=list(ARMS), help="only one method")
     parser.add_argument("--full", action="store_true", help="five seeds, 10 000 steps")
     parser.add_argument("--paper", action="store_true", help="501 x 501 pixels, on a GPU")
     parser.add_argument("--seconds", type=float, default=540, help="for --paper")
@@ -142,7 +161,7 @@ def main() -> None:
     elif not options.table:
         for scan in [options.only] if options.only else SCANS:
             make_network(scan)
-            for arm in arms(scan):
+            for arm in [a for a in arms(scan) if options.arm in (None, a)]:
                 for case in cases(scan, arm, full=options.full):
                     path = FOLDER / f"{file_name(case, arm, options.full)}.json"
                     if path.exists():

@@ -72,6 +72,14 @@ def seconds_per_pass(scan: str) -> tuple[dict[str, float], int]:
     return timing["seconds_per_pass"], timing["machine"]["cores"]
 
 
+def training_minutes(scan: str, steps: int) -> str:
+    """Of the training on an idle machine, where a step was timed."""
+    path = FOLDER / f"timing-{scan}.json"
+    if not path.exists():
+        return ""
+    return f"{steps * json.loads(path.read_text())['seconds_per_training_step'] / 60:.0f}"
+
+
 def comparison_rows(scan: str, full: bool) -> list[list[str]]:
     seconds, _ = seconds_per_pass(scan)
     baseline = curve(scan, "dip+tv", full)
@@ -128,6 +136,7 @@ def pretraining_rows() -> list[list[str]]:
                 settings["images"],
                 f"{settings['steps']} x {settings['batch']}",
                 f"{result['seconds'] / 60:.0f}",
+                training_minutes(scan, settings["steps"]),
                 f"{result['fbp_psnr_db']:.2f}",
                 f"{result['validation_psnr_db']:.2f}",
                 f"{rise:+.2f}",
@@ -218,7 +227,8 @@ def section(name: str, header: Sequence[str], rows: list[list[str]], others: lis
 
 
 def write_pages(*, full: bool = False) -> None:
-    header = ["geometry", "images", "steps x batch", "minutes", "FBP [dB]", "network [dB]"]
+    header = ["geometry", "images", "steps x batch", "minutes", "if idle", "FBP [dB]"]
+    header += ["network [dB]"]
     header += [f"rise in the last {FLAT_SHARE:.0%}", "counts"]
     section("pretraining-table", header, pretraining_rows(), [])
     for scan in SCANS:

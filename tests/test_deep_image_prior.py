@@ -347,7 +347,7 @@ def test_frozen_parameters_stay():
     ("settings", "words"),
     [
         ({"network": "other"}, "network"),
-        ({"iterations": 0}, "iterations"),
+        ({"iterations": -1}, "iterations"),
         ({"warm_up": -1}, "warm_up"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),

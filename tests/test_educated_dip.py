@@ -144,7 +144,7 @@ def test_the_run_tells_its_network(files, short, pretrained):
 def test_the_defaults(scan, files):
     run = reconstruct(scan, method="edip", init=files["fbp"], iterations=3)
     told = run.configuration
-    assert (told["learning_rate"], told["tv_weight_chosen_by"]) == (5e-4, "auto")
+    assert (told["learning_rate"], told["tv_weight_chosen_by"]) == (1e-3, "auto")
     assert (told["stopping"], told["decay"], told["fixed_encoder"]) == ("discrepancy", True, False)
 
 

@@ -28,9 +28,9 @@ _LARGEST_IMAGE = {"small": 32, "128": 256}
 # A sigmoid ends at so many times the largest value of a blurred image: it must not end below the
 # values of the sharp one, nor be near its ends there.
 _HEADROOM = 2.0
-# A pretrained network lies in a narrow valley of the objective. With the momentum and the clip of an
-# untrained one Adam oscillates across it and unlearns in a hundred steps what the network knew; more
-# momentum is stable at larger rates (Cohen et al., arXiv 2207.14484).
+# A pretrained network lies in a narrow valley of the objective. With the momentum and the clip of
+# an untrained one Adam oscillates across it and unlearns in a hundred steps what the network knew;
+# more momentum is stable at larger rates (Cohen et al., arXiv 2207.14484).
 _FINE_TUNING: dict[str, Any] = {"clip": None, "betas": (0.98, 0.99)}
 ACTIVATIONS_PER_CHANNEL = 20
 """Image-sized float32 arrays that a step keeps for each channel of the finest scale."""
