@@ -22,6 +22,22 @@ class InputChoice(StrEnum):
     both = "both"
 
 
+class ParametersChoice(StrEnum):
+    """What of a pretrained network is free."""
+
+    all = "all"
+    subspace = "subspace"
+    singular_values = "singular-values"
+
+
+class OptimiserChoice(StrEnum):
+    """How the free parameters are found."""
+
+    adam = "adam"
+    l_bfgs = "l-bfgs"
+    natural_gradient = "natural-gradient"
+
+
 class PrecisionChoice(StrEnum):
     """Arithmetic of the network."""
 

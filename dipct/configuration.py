@@ -253,7 +253,7 @@ class ReconstructionConfiguration(Settings):
                     f"warm_up must be shorter than the {iterations} iterations; got {self.warm_up}"
                 )
         if self.iterations == 0 and self.method != "edip":
-            raise ValueError("iterations must be at least 1; only edip has an image before them")
+            raise ValueError("iterations must be at least 1, got 0; only edip has an image before")
         if self.stopping == "variance" and self.decay:
             raise ValueError(
                 "decay and stopping by the variance exclude each other: the variance of the images "

@@ -113,7 +113,12 @@ class SnapshotKeeper:
         try:
             write_bytes_whole(self._file(state.iteration), buffer.getbuffer())
         except OSError as error:
-            _LOG.warning("A snapshot is kept in memory only: %s.", error.strerror)
+            _LOG.warning(
+                "The snapshot of step %d is kept in memory only; once stopped, the training cannot "
+                "be resumed: %s.",
+                state.iteration,
+                error.strerror,
+            )
             self._kept[state.iteration] = theta
 
     def check(self, last: int) -> None:
