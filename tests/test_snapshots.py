@@ -157,7 +157,7 @@ def test_snapshots_that_cannot_be_written_are_kept_in_memory(network, tmp_path, 
 
     with caplog.at_level("WARNING", logger="dipct"):
         found = pretrain(SCAN, checkpoint=tmp_path / "state", callbacks=[stand_in_the_way], **KEPT)
-    assert caplog.text.count("step 8 is kept in memory only; once stopped") == 1
+    assert caplog.text.count("step 9 is kept in memory only; once stopped") == 1
     assert f"could not write 307748 bytes to {tmp_path}" in caplog.text
     same_snapshots(found, network)
 
