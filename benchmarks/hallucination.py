@@ -35,6 +35,8 @@ METHODS = {
     "fine-tuned": {"method": "edip"},
     "untrained": {"method": "dip"},
 }
+MARGIN = 0.2
+"""Empty edge around an object, as a share of its width."""
 WATER = 0.02
 """Attenuation of water near 60 keV, 1/mm."""
 
@@ -49,7 +51,8 @@ def attenuation(name: str) -> np.ndarray:
         values = 2 * WATER * values / 255
     middle = [n // 2 for n in values.shape]
     rows, columns = (slice(max(m - size // 2, 0), m + size // 2) for m in middle)
-    return values[rows, columns]
+    # The detector sees three quarters of the grid's width.
+    return np.pad(values[rows, columns], round(MARGIN * size))
 
 
 def file_name(name: str, method: str) -> str:
