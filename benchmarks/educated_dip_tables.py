@@ -17,7 +17,7 @@ from dipct.figures import comparison_figure, save_figure
 from dipct.figures.history import COLOURS
 
 PAGE = real_scans.DOCS / "educated-dip.md"
-PICTURED = ("network alone", "edip", "dip+tv", "subspace, L-BFGS")
+PICTURED = ("network alone", "edip, 1000 steps", "dip+tv", "subspace, L-BFGS")
 WITHOUT_STEPS = ("tv", "network alone")
 FLAT_SHARE = 0.1
 LEAST_GAIN_DB, LARGEST_RISE_DB = 3.0, 0.1
