@@ -23,8 +23,9 @@ SMALLER = [
     ("--method dip", "--method dip --iterations 20"),
     ('method="dip"', 'method="dip", iterations=20'),
     (", iterations=1000", ", iterations=20"),
-    ("pretrain scan.h5", "pretrain scan.h5 --steps 2 --batch 2 --validation-images 2"),
+    ("pretrain scan.h5", "pretrain scan.h5 --steps 12 --batch 2 --validation-images 2"),
     ("--method edip", "--method edip --iterations 20"),
+    ("dipct choose", "dipct choose --repeats 1 --iterations 5 --baseline-iterations 5"),
     ("--rank 50", "--rank 2"),
 ]
 """What makes the snippets fast enough to be run every time."""
