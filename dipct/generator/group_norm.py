@@ -19,6 +19,9 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
         groups: number of groups; divides C.
         weight: scale of each channel, [C].
         bias: shift of each channel, [C].
+
+    Returns:
+        [N C H W], in the type of ``x``.
     """
     if x.is_cuda and len(x) * groups < _FEW:
         return group_norm_of_sums(x, groups, weight, bias)
@@ -36,6 +39,9 @@ def group_norm_of_sums(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> 
         groups: number of groups; divides C.
         weight: scale of each channel, [C].
         bias: shift of each channel, [C].
+
+    Returns:
+        [N C H W], in the type of ``x``.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     count = x[0].numel() // groups

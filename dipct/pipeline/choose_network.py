@@ -211,7 +211,7 @@ def _trial(
 ) -> Trial:
     diverged = any(run.status == "DIVERGED" for run in runs)
     if diverged:
-        _LOG.warning("%s diverged.", name)
+        _LOG.warning("%s diverged on the phantom and is left out.", name)
     shortest = min(len(run.history["iteration"]) for run in runs)
     steps = runs[0].history["iteration"][:shortest]
     psnr_db = np.stack([run.history["psnr_db"][:shortest] for run in runs])
