@@ -422,6 +422,7 @@ def test_only_a_pretrained_network_has_an_image_before_any_iteration(method):
         assert configured(method=method, iterations=0).resolved().iterations == 0
         return
     analytic = method in ("fbp", "fdk")
-    says = "has no setting iterations" if analytic else "iterations must be at least 1, got 0; only edip"
+    least = "iterations must be at least 1, got 0; only edip"
+    says = "has no setting iterations" if analytic else least
     with pytest.raises(ConfigurationError, match=says):
         configured(method=method, iterations=0)
