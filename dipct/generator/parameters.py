@@ -30,12 +30,14 @@ class Parameter:
         shape: of the tensor; of a convolution ``(out, in, rows, columns)``.
         block: name of the block it belongs to: blocks share a prior and a learning rate.
         kind: what it is.
+        used: whether the output depends on it; published networks keep some that it does not.
     """
 
     name: str
     shape: tuple[int, ...]
     block: str
     kind: Kind
+    used: bool = True
 
     @property
     def size(self) -> int:
@@ -128,12 +130,14 @@ class ParameterLayout:
         *,
         blocks: Collection[str] | None = None,
         kinds: Collection[Kind] | None = None,
+        used: bool = False,
     ) -> Tensor:
         """Where in the flat vector the parameters of some blocks and kinds are.
 
         Args:
             blocks: names of blocks; default: all.
             kinds: kinds of parameters; default: all.
+            used: leave out those that the output does not depend on.
 
         Returns:
             bool [P].
@@ -149,6 +153,7 @@ class ParameterLayout:
         chosen = [
             (blocks is None or parameter.block in blocks)
             and (kinds is None or parameter.kind in kinds)
+            and (parameter.used or not used)
             for parameter in self.parameters
         ]
         return torch.repeat_interleave(torch.tensor(chosen), torch.tensor(self._sizes))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -122,7 +123,8 @@ class UNet(Network):
         for i in range(1, self.scales):
             fine, coarse = channels[-1 - i], channels[-i]
             joined = max(self.skip_channels[-i], 1)
-            found += self._layer(f"skip_{i}", 1, fine, joined, kernel=1)
+            skip = self._layer(f"skip_{i}", 1, fine, joined, kernel=1)
+            found += [replace(p, used=self.skip_channels[-i] > 0) for p in skip]
             if self.normalisation:
                 found += _norm(f"up_{i}", "normalisation_0", coarse + joined)
             found += self._layer(f"up_{i}", 1, coarse + joined, fine)

@@ -1,0 +1,28 @@
+"""The linearised Laplace posterior: priors on weights, evidence, samples."""
+
+from dipct.posterior.edge_variances import EdgeVariances as EdgeVariances
+from dipct.posterior.edge_variances import edge_variances_of_gram as edge_variances_of_gram
+from dipct.posterior.edge_variances import probed_edge_variances as probed_edge_variances
+from dipct.posterior.evidence import ExactEvidence as ExactEvidence
+from dipct.posterior.evidence import Factorisation as Factorisation
+from dipct.posterior.evidence import Valued as Valued
+from dipct.posterior.evidence import factorise as factorise
+from dipct.posterior.gram import gram_matrices as gram_matrices
+from dipct.posterior.gram import recomputed_gram_matrices as recomputed_gram_matrices
+from dipct.posterior.linearised_model import LinearisedModel as LinearisedModel
+from dipct.posterior.linearised_model import NetworkPasses as NetworkPasses
+from dipct.posterior.linearised_model import WeightJacobian as WeightJacobian
+from dipct.posterior.matern_prior import GPrior as GPrior
+from dipct.posterior.matern_prior import MaternPrior as MaternPrior
+from dipct.posterior.posterior import DensePosterior as DensePosterior
+from dipct.posterior.posterior import PathwisePosterior as PathwisePosterior
+from dipct.posterior.posterior import Posterior as Posterior
+from dipct.posterior.stored_jacobian import StoredJacobian as StoredJacobian
+from dipct.posterior.total_variation_prior import (
+    ExpectedTotalVariation as ExpectedTotalVariation,
+)
+from dipct.posterior.total_variation_prior import TotalVariationPrior as TotalVariationPrior
+from dipct.posterior.tuning import Tuning as Tuning
+from dipct.posterior.tuning import tune as tune
+from dipct.posterior.weight_prior import FilterGroup as FilterGroup
+from dipct.posterior.weight_prior import WeightPrior as WeightPrior
