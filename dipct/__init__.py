@@ -18,6 +18,7 @@ from dipct.operator import ray_transform as ray_transform
 from dipct.pipeline import example_scan as example_scan
 from dipct.pipeline import generator_of as generator_of
 from dipct.pipeline import pretrain as pretrain
+from dipct.pipeline import quantify as quantify
 from dipct.pipeline import reconstruct as reconstruct
 from dipct.pipeline import simulate as simulate
 from dipct.pretrain import read_pretrained_network as read_pretrained_network
@@ -26,3 +27,4 @@ from dipct.run import Run as Run
 from dipct.run import read_run as read_run
 from dipct.run import write_run as write_run
 from dipct.solver import deep_image_prior as deep_image_prior
+from dipct.uncertainty import Uncertainty as Uncertainty

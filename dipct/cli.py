@@ -15,6 +15,7 @@ from dipct.cli_data import data_app
 from dipct.cli_pretrain import pretrain
 from dipct.cli_reconstruct import reconstruct
 from dipct.cli_spectrum import spectrum
+from dipct.cli_uncertainty import uncertainty
 from dipct.errors import ConfigurationError, DipctError, Interrupted
 from dipct.terminal import (
     OUT,
@@ -141,6 +142,7 @@ app.command()(reconstruct)
 app.command()(pretrain)
 app.command()(choose)
 app.command()(spectrum)
+app.command()(uncertainty)
 
 
 @app.command()

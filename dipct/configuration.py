@@ -1,15 +1,13 @@
 """Settings of a reconstruction: checked when made, from keywords or a TOML file."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dipct.errors import ConfigurationError
+from dipct.settings import CheckedSettings, unknown_setting
 
 Method = Literal["fbp", "fdk", "cgls", "sirt", "tv", "dip", "edip"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -23,7 +21,6 @@ SELECTIONS = ("views", "angular_range", "bin", "pixels")
 _ANALYTIC = ("fbp", "fdk")
 _ITERATIVE = ("cgls", "sirt", "tv", "dip", "edip")
 _NETWORK = NETWORK_METHODS
-_SWITCHES = ("nonnegative", "isotropic", "decay", "fixed_encoder")
 _METHODS_OF: dict[str, tuple[str, ...]] = {
     "filter": _ANALYTIC,
     "frequency_scaling": _ANALYTIC,
@@ -111,10 +108,8 @@ def settings_of(method: str) -> set[str]:
     return set(ReconstructionConfiguration.model_fields) - others
 
 
-class Settings(BaseModel):
+class Settings(CheckedSettings):
     """Checked settings, and the choice of what is used of a scan."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     views: int | None = Field(None, ge=1)
     """Use so many equispaced views."""
@@ -124,32 +119,6 @@ class Settings(BaseModel):
     """Average so many neighbouring detector cells."""
     pixels: int | None = Field(None, ge=2)
     """Pixels along the longer side of the image, same field of view."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_values_are_no_numbers(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for name, value in values.items():
-                if isinstance(value, bool) and name in cls.model_fields and name not in _SWITCHES:
-                    raise ValueError(f"{name} cannot be true or false; got {value}")
-        return values
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """Check a mapping of settings.
-
-        Raises:
-            ConfigurationError: naming every wrong setting, with the nearest known names of
-                unknown ones.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigurationError(_explain(error.errors(), list(cls.model_fields))) from None
-
-    def to_values(self) -> dict[str, Any]:
-        """The settings that are set, as plain values."""
-        return self.model_dump(exclude_none=True)
 
 
 class ReconstructionConfiguration(Settings):
@@ -361,35 +330,7 @@ def read_configuration_file(path: Path) -> dict[str, Any]:
     known = list(ReconstructionConfiguration.model_fields)
     unknown = [key for key in values if key not in known]
     if unknown:
-        raise ConfigurationError(f"{path}: {' '.join(_unknown(key, known) for key in unknown)}")
+        raise ConfigurationError(
+            f"{path}: {' '.join(unknown_setting(key, known) for key in unknown)}"
+        )
     return values
-
-
-def _unknown(key: str, known: Sequence[str]) -> str:
-    close = get_close_matches(key, known, n=3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(known)}."
-    return f"There is no setting {key!r}. {hint}"
-
-
-def _explain(details: Sequence[Any], known: Sequence[str]) -> str:
-    sentences = []
-    # A setting of two types has two entries, one after the other.
-    for name, group in groupby(details, key=lambda detail: str((*detail["loc"], "")[0])):
-        found = list(group)
-        if found[0]["type"] == "extra_forbidden":
-            sentences.append(_unknown(name, known))
-            continue
-        messages = [detail["msg"].removeprefix("Value error, ") for detail in found]
-        if name:
-            wanted = " or ".join(message[0].lower() + message[1:] for message in messages)
-            sentences.append(f"{name}: {wanted}; got {found[0]['input']!r}.")
-        else:
-            sentences += [f"{_as_sentence(message, known)}." for message in messages]
-    return " ".join(sentences)
-
-
-def _as_sentence(message: str, known: Sequence[str]) -> str:
-    """With a capital, unless it begins with the name of a setting."""
-    if message.split()[0] in known:
-        return message
-    return message[0].upper() + message[1:]

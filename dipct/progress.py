@@ -103,3 +103,79 @@ def describe_figures(history: Mapping[str, Tensor]) -> str:
         for name, label in _LABELS.items()
         if name in history
     )
+
+
+class WorkDisplay:
+    """Shows how far work of several stages is; used as a context.
+
+    Args:
+        shown: whether to show anything.
+        console: where to write; standard error by default.
+        clock: seconds, for the time left.
+    """
+
+    def __init__(
+        self,
+        shown: bool,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shown, self._clock = shown, clock
+        self._console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        """Start the display."""
+        if self._shown and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=self._console,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the display, leaving its last lines."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage(self, title: str) -> Callable[..., None]:
+        """Begin a stage.
+
+        Args:
+            title: what is going on.
+
+        Returns:
+            To be told how much of how much is done, and figures that matter as text.
+        """
+        began = last = self._clock()
+        task = None if self._bar is None else self._bar.add_task(title, total=None, figures="")
+
+        def report(done: int, total: int, figures: str = "") -> None:
+            nonlocal last
+            if self._bar is not None and task is not None:
+                self._bar.update(task, completed=done, total=total, figures=figures)
+                return
+            now = self._clock()
+            if not self._shown or now - last < _SECONDS_BETWEEN_LINES:
+                return
+            last = now
+            left = (total - done) * (now - began) / max(done, 1)
+            self._console.print(
+                f"{title}: {done}/{total}  {figures}  at most {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+        return report

@@ -16,6 +16,7 @@ Layout (HDF5), version 1:
 ``generator/*``                 float32 ``theta`` (P,) and ``input`` (C, H, W) where a network
                                 made the image
 ``metrics`` attributes          one number each: psnr_db, ssim, relative_residual, ...
+``uncertainty``                 where it was quantified, see :mod:`dipct.uncertainty`
 ``scan``                        the scan as it was reconstructed, laid out as in
                                 :mod:`dipct.measurement.scan_file`
 ==============================  ===========================================================
@@ -45,6 +46,12 @@ from dipct.measurement.hdf5 import (
 )
 from dipct.measurement.scan import Scan
 from dipct.measurement.scan_file import read_scan_group, write_scan_group
+from dipct.uncertainty import (
+    Uncertainty,
+    read_uncertainty_group,
+    summarised,
+    write_uncertainty_group,
+)
 
 FORMAT, VERSION = "dipct-run", 1
 _EXPECTED = "a dipct run file"
@@ -73,6 +80,7 @@ class Run:
         versions: of Python and the packages.
         generator: where a network made the image, its parameters ``theta`` (P,) and its
             ``input`` (C, H, W); see :func:`dipct.generator_of`.
+        uncertainty: how far the image can be trusted, where :func:`dipct.quantify` was asked.
     """
 
     image: np.ndarray
@@ -91,6 +99,7 @@ class Run:
     created: str
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     generator: Mapping[str, np.ndarray] = field(default_factory=dict)
+    uncertainty: Uncertainty | None = None
 
     @property
     def method(self) -> str:
@@ -146,6 +155,8 @@ def write_run(run: Run, path: str | Path) -> None:
         "configuration": dict(run.configuration),
         "versions": dict(run.versions),
     }
+    if run.uncertainty is not None:
+        summary["uncertainty"] = summarised(run.uncertainty)
     text = json.dumps(summary, indent=2, sort_keys=True)
     write_bytes_whole(path.with_suffix(".json"), f"{text}\n".encode())
 
@@ -185,6 +196,8 @@ def _fill(run: Run, file: h5py.File) -> None:
             generator.create_dataset(name, data=np.float32(values))
     metrics = file.create_group("metrics")
     metrics.attrs.update({name: float(value) for name, value in run.metrics.items()})
+    if run.uncertainty is not None:
+        write_uncertainty_group(run.uncertainty, file.create_group("uncertainty"))
     write_scan_group(run.scan, file.create_group("scan"))
 
 
@@ -233,6 +246,7 @@ def read_run(path: str | Path) -> Run:
             created=str(get_attribute(file, "created")),
             versions=json.loads(get_attribute(file, "versions")),
             generator=_read_generator(file),
+            uncertainty=_read_uncertainty(file),
         )
 
 
@@ -241,6 +255,12 @@ def _read_generator(file: h5py.File) -> dict[str, np.ndarray]:
         return {}
     group = get_group(file, "generator")
     return {name: get_dataset(group, name)[()] for name in ("theta", "input")}
+
+
+def _read_uncertainty(file: h5py.File) -> Uncertainty | None:
+    if "uncertainty" not in file:
+        return None
+    return read_uncertainty_group(get_group(file, "uncertainty"))
 
 
 def _installed(name: str) -> bool:

@@ -8,7 +8,6 @@ from scipy.linalg import block_diag
 
 from dipct import Grid, ParallelGeometry, ray_transform
 from dipct.generator import NetworkGenerator, UNet
-from dipct.operator import Identity
 from dipct.posterior import (
     ExactEvidence,
     LinearisedModel,
@@ -42,10 +41,10 @@ class SmallProblem:
             self.operator, self.generator, self.theta_hat, self.data, self.variance.to(dtype)
         )
         self.prior = MaternPrior(self.model.parameters, **prior)
-        self.stored = StoredJacobian(self.model, self.prior.groups)
+        self.stored = StoredJacobian.of_data(self.model, self.prior.groups)
         self.evidence = ExactEvidence(
             self.prior,
-            gram_matrices(self.stored),
+            gram_matrices(self.stored, self.prior.groups),
             self.model.residual,
             self.model.noise_variance,
         )
@@ -61,10 +60,8 @@ class SmallProblem:
     @cached_property
     def image_gram(self):
         """Gram matrices of the Jacobian of the image."""
-        image = self.model.image
-        identity = Identity(tuple(image.shape))
-        model = LinearisedModel(identity, self.generator, self.theta_hat, image, 1.0)
-        return gram_matrices(StoredJacobian(model, self.prior.groups), dtype=F64)
+        stored = StoredJacobian.of_image(self.model, self.prior.groups)
+        return gram_matrices(stored, self.prior.groups, dtype=F64)
 
     @cached_property
     def edges(self):

@@ -17,6 +17,7 @@ ORDER = (
     "errors",
     "shapes",
     "device",
+    "settings",
     "configuration",
     "linalg",
     "evaluation",
@@ -30,6 +31,7 @@ ORDER = (
     "pretrain",
     "posterior",
     "design",
+    "uncertainty",
     "figures",
     "checkpoint",
     "progress",
@@ -43,6 +45,7 @@ ORDER = (
     "cli_pretrain",
     "cli_choose",
     "cli_spectrum",
+    "cli_uncertainty",
     "cli",
     "__main__",
 )

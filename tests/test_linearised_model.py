@@ -120,7 +120,7 @@ def test_stored_products_are_those_of_the_network(problem, folder, tmp_path):
     model, random = problem.model, torch.Generator().manual_seed(0)
     told = []
     where = {"folder": tmp_path} if folder else {}
-    stored = StoredJacobian(
+    stored = StoredJacobian.of_data(
         model, problem.prior.groups, report=lambda *of: told.append(of), **where
     )
     weights = torch.randn(3, model.n_weights, generator=random, dtype=F64)
@@ -136,7 +136,8 @@ def test_stored_products_are_those_of_the_network(problem, folder, tmp_path):
 def test_gram_matrices_are_products_of_the_jacobian_and_cost_one_pass_a_datum(problem):
     model = changed(problem)
     before = model.jacobian.passes.total
-    gram = gram_matrices(StoredJacobian(model, problem.prior.groups))
+    stored = StoredJacobian.of_data(model, problem.prior.groups)
+    gram = gram_matrices(stored, problem.prior.groups)
     assert model.jacobian.passes.total - before == model.n_data
     jacobian, k = problem.operator_matrix @ problem.jacobian_matrix, 0
     for group in problem.prior.groups:
@@ -152,9 +153,9 @@ def test_gram_matrices_are_products_of_the_jacobian_and_cost_one_pass_a_datum(pr
 def test_gram_matrices_in_blocks_of_rows_are_the_same(problem, monkeypatch):
     from dipct.posterior import gram
 
-    whole = gram_matrices(problem.stored)
+    whole = gram_matrices(problem.stored, problem.prior.groups)
     monkeypatch.setattr(gram, "_ROWS_AT_ONCE", 7)
-    assert torch.allclose(gram_matrices(problem.stored), whole, atol=1e-11)
+    assert torch.allclose(gram_matrices(problem.stored, problem.prior.groups), whole, atol=1e-11)
 
 
 def test_recomputed_gram_matrices_are_the_same_and_cost_more_passes(problem):
@@ -164,7 +165,7 @@ def test_recomputed_gram_matrices_are_the_same_and_cost_more_passes(problem):
     before = model.jacobian.passes.total
     gram = recomputed_gram_matrices(model, problem.prior.groups, bytes_at_once=row * largest)
     passes = model.jacobian.passes.total - before
-    assert torch.allclose(gram, gram_matrices(problem.stored), atol=1e-11)
+    assert torch.allclose(gram, gram_matrices(problem.stored, problem.prior.groups), atol=1e-11)
     assert passes % model.n_data == 0
     assert passes > model.n_data
     with pytest.raises(InsufficientMemoryError, match="Keep it on disk"):

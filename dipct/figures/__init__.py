@@ -10,3 +10,4 @@ from dipct.figures.save import save_figure as save_figure
 from dipct.figures.scan import scan_figure as scan_figure
 from dipct.figures.spectrum import spectrum_figure as spectrum_figure
 from dipct.figures.training import training_figure as training_figure
+from dipct.figures.uncertainty import uncertainty_figure as uncertainty_figure

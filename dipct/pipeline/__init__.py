@@ -1,4 +1,4 @@
-"""The verbs: simulate, pretrain, choose, reconstruct, spectrum."""
+"""The verbs: simulate, pretrain, choose, reconstruct, quantify, spectrum."""
 
 from dipct.pipeline.choose_network import choose_network as choose_network
 from dipct.pipeline.deep_image_prior import generator_of as generator_of
@@ -9,3 +9,4 @@ from dipct.pipeline.reconstruct import reconstruct as reconstruct
 from dipct.pipeline.simulate import example_scan as example_scan
 from dipct.pipeline.simulate import simulate as simulate
 from dipct.pipeline.spectrum import network_spectra_of as network_spectra_of
+from dipct.pipeline.uncertainty import quantify as quantify

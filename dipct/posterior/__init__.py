@@ -7,13 +7,15 @@ from dipct.posterior.evidence import ExactEvidence as ExactEvidence
 from dipct.posterior.evidence import Factorisation as Factorisation
 from dipct.posterior.evidence import Valued as Valued
 from dipct.posterior.evidence import factorise as factorise
+from dipct.posterior.g_prior import GPrior as GPrior
+from dipct.posterior.g_prior import probed_column_mean_square as probed_column_mean_square
 from dipct.posterior.gram import gram_matrices as gram_matrices
 from dipct.posterior.gram import recomputed_gram_matrices as recomputed_gram_matrices
 from dipct.posterior.linearised_model import LinearisedModel as LinearisedModel
 from dipct.posterior.linearised_model import NetworkPasses as NetworkPasses
 from dipct.posterior.linearised_model import WeightJacobian as WeightJacobian
-from dipct.posterior.matern_prior import GPrior as GPrior
 from dipct.posterior.matern_prior import MaternPrior as MaternPrior
+from dipct.posterior.noise_correction import noise_correction as noise_correction
 from dipct.posterior.posterior import DensePosterior as DensePosterior
 from dipct.posterior.posterior import PathwisePosterior as PathwisePosterior
 from dipct.posterior.posterior import Posterior as Posterior

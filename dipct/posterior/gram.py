@@ -1,6 +1,6 @@
 """Gram matrices of the Jacobian: the covariance of the data for every hyper-parameter at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ _ROWS_AT_ONCE = 1024
 
 def gram_matrices(
     stored: StoredJacobian,
+    groups: Sequence[FilterGroup],
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -27,7 +28,8 @@ def gram_matrices(
     positions of a 3 x 3 filter take six values only, hence six matrices for each of its blocks.
 
     Args:
-        stored: the Jacobian, with the groups of the prior.
+        stored: the Jacobian.
+        groups: of the prior.
         dtype: of the result; default: that of the Jacobian.
         device: of the products and the result; default: where the Jacobian is.
         report: called with matrices done and matrices in all.
@@ -35,12 +37,12 @@ def gram_matrices(
     Returns:
         Symmetric, in the order of the prior's coefficients, [K m m].
     """
-    first = stored.columns(stored.groups[0])
+    first = stored.columns(groups[0])
     m, device = first.shape[0], first.device if device is None else torch.device(device)
-    total = sum(len(group.structures) for group in stored.groups)
+    total = sum(len(group.structures) for group in groups)
     result = torch.empty(total, m, m, dtype=dtype or first.dtype, device=device)
     done = 0
-    for group in stored.groups:
+    for group in groups:
         columns = stored.columns(group)
         for structure in group.structures:
             _fill(result[done], columns, group, structure)
@@ -71,7 +73,7 @@ def recomputed_gram_matrices(
     *,
     bytes_at_once: int,
     dtype: torch.dtype | None = None,
-    report: Callable[[str, int, int], None] | None = None,
+    report: Report | None = None,
 ) -> Tensor:
     """As :func:`gram_matrices` without keeping the whole Jacobian.
 
@@ -82,7 +84,7 @@ def recomputed_gram_matrices(
         groups: of the prior.
         bytes_at_once: most bytes of the Jacobian to keep.
         dtype: of the result; default: that of the data.
-        report: called with what is being done, and how far it is of how much.
+        report: called with rows done and rows in all, from the start for every set of groups.
 
     Returns:
         [K m m].
@@ -92,15 +94,9 @@ def recomputed_gram_matrices(
     """
     found = []
     for together in _sets_that_fit(model, groups, bytes_at_once):
-        stored = StoredJacobian(
-            model, together, report=None if report is None else _named(report, "Jacobian")
-        )
-        found.append(gram_matrices(stored, dtype=dtype))
+        stored = StoredJacobian.of_data(model, together, report=report)
+        found.append(gram_matrices(stored, together, dtype=dtype))
     return torch.cat(found)
-
-
-def _named(report: Callable[[str, int, int], None], what: str) -> Report:
-    return lambda done, total: report(what, done, total)
 
 
 def _sets_that_fit(

@@ -21,8 +21,6 @@ _LOWEST_LOG_VARIANCE = -6.9
 _HIGHEST_LOG_VARIANCE = 14.0
 # Beyond a hundredth and a hundred filter widths nothing changes any more.
 _LOG_LENGTHS = (math.log(3e-2), math.log(3e2))
-# A weight that no datum depends on would get an infinite variance.
-_SMALLEST_COLUMN = 1e-6
 
 
 class MaternPrior(WeightPrior):
@@ -106,52 +104,6 @@ class MaternPrior(WeightPrior):
             for i, name in enumerate(self.names)
             if name.endswith(suffix)
         }
-
-
-class GPrior(WeightPrior):
-    """Independent weights, scaled so that each matters equally in the data.
-
-    A weight's standard deviation is ``sqrt(g) s`` with ``s`` one over the root mean square of its
-    column of the Jacobian of the data (Antoran et al., arXiv 2210.04994, section 5): it removes
-    the arbitrary scale that layers before a normalisation have.
-
-    Args:
-        parameters: convolution weights, in the order of the vector of weights.
-        column_mean_square: mean over the data of the squared Jacobian, [W].
-        variance: g at first.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[Parameter],
-        column_mean_square: Tensor,
-        *,
-        variance: float = 0.01,
-    ) -> None:
-        if not 0 < variance < math.inf:
-            raise ConfigurationError(f"variance must be positive and finite; got {variance}.")
-        size = sum(parameter.size for parameter in parameters)
-        if tuple(column_mean_square.shape) != (size,):
-            raise ConfigurationError(
-                f"column_mean_square must have one number for each of the {size} weights; got "
-                f"shape {tuple(column_mean_square.shape)}."
-            )
-        self._first = math.log(variance)
-        scale = column_mean_square.double().sqrt().clamp(min=_SMALLEST_COLUMN).reciprocal()
-        group = FilterGroup("all", slice(0, size), torch.ones(1, 1, 1), scale)
-        super().__init__([group], ["g"])
-
-    def initial(self) -> Tensor:
-        """See :meth:`WeightPrior.initial`."""
-        return torch.tensor([self._first], dtype=torch.float64)
-
-    def bounds(self) -> list[tuple[float, float]]:
-        """See :meth:`WeightPrior.bounds`."""
-        return [(-30.0, 30.0)]
-
-    def group_coefficients(self, phi: Tensor) -> list[Tensor]:
-        """See :meth:`WeightPrior.group_coefficients`."""
-        return [phi[:1].exp()]
 
 
 def _exponential(ratio: Tensor) -> Tensor:

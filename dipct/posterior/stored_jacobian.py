@@ -1,10 +1,11 @@
-"""The Jacobian of the data as a stored matrix: in memory, or in files where it does not fit."""
+"""A Jacobian as a stored matrix: in memory, or in files where it does not fit."""
 
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +23,18 @@ _BYTES_AT_ONCE = 2**30
 
 
 class StoredJacobian:
-    """``A J``, one row per datum, kept so that its products need no pass through the network.
+    """A Jacobian with respect to the weights, kept, so that products need no pass of the network.
 
     Columns of a group of weights lie together: a Gram matrix reads them group by group.
 
     Args:
-        model: whose Jacobian it is.
-        groups: of the weights to keep; default: all.
+        to_weights: transposed products, [k m] to [k W].
+        n_rows: number of rows m.
+        groups: of the weights to keep.
+        like: a tensor whose type and device the rows have.
         folder: where to put files, which are removed with the object; default: keep it in
-            memory, on the model's device.
+            memory.
+        device: where in memory; default: where the rows are computed.
         report: called with rows done and rows in all.
 
     Attributes:
@@ -39,56 +43,85 @@ class StoredJacobian:
 
     def __init__(
         self,
-        model: LinearisedModel,
+        to_weights: Callable[[Tensor], Tensor],
+        n_rows: int,
         groups: Sequence[FilterGroup],
         *,
+        like: Tensor,
         folder: str | Path | None = None,
+        device: torch.device | str | None = None,
         report: Report | None = None,
     ) -> None:
-        self.groups = tuple(groups)
-        self._n_data, like = model.n_data, model.residual
+        self.groups, self._n_rows = tuple(groups), n_rows
         self._folder = None if folder is None else Path(tempfile.mkdtemp(dir=folder))
         if self._folder is not None:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._columns = [self._new(group, like) for group in self.groups]
-        for start in range(0, self._n_data, _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, self._n_data)
-            units = like.new_zeros(stop - start, self._n_data)
+        self._columns = [self._new(group, like, device) for group in self.groups]
+        for start in range(0, n_rows, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, n_rows)
+            units = like.new_zeros(stop - start, n_rows)
             units[torch.arange(stop - start), torch.arange(start, stop)] = 1
-            rows = model.to_weights(units)
+            rows = to_weights(units)
             for group, columns in zip(self.groups, self._columns, strict=True):
                 columns[start:stop] = rows[:, group.weights]
             if report is not None:
-                report(stop, self._n_data)
+                report(stop, n_rows)
 
-    def _new(self, group: FilterGroup, like: Tensor) -> Tensor:
-        shape = (self._n_data, group.size)
+    @staticmethod
+    def of_data(
+        model: LinearisedModel, groups: Sequence[FilterGroup], **options: Any
+    ) -> "StoredJacobian":
+        """``A J``, one row per datum; options as above."""
+        return StoredJacobian(
+            model.to_weights, model.n_data, groups, like=model.residual, **options
+        )
+
+    @staticmethod
+    def of_image(
+        model: LinearisedModel, groups: Sequence[FilterGroup], **options: Any
+    ) -> "StoredJacobian":
+        """``J``, one row per pixel; options as above."""
+        shape = model.image.shape
+
+        def to_weights(block: Tensor) -> Tensor:
+            return model.jacobian.adjoint(block.reshape(-1, *shape))
+
+        return StoredJacobian(
+            to_weights, model.image.numel(), groups, like=model.residual, **options
+        )
+
+    def _new(self, group: FilterGroup, like: Tensor, device: torch.device | str | None) -> Tensor:
+        shape = (self._n_rows, group.size)
         if self._folder is None:
-            return like.new_empty(shape)
+            return torch.empty(shape, dtype=like.dtype, device=device or like.device)
         path = self._folder / group.name
         return torch.from_file(
             str(path), shared=True, size=shape[0] * shape[1], dtype=like.dtype
         ).reshape(shape)
 
     def columns(self, group: FilterGroup) -> Tensor:
-        """Columns of a group's weights, [m size]."""
+        """Columns of a group's weights, [m size].
+
+        Args:
+            group: one of those that are kept, or with the same name.
+        """
         return self._columns[[each.name for each in self.groups].index(group.name)]
 
     def to_data(self, block: Tensor) -> Tensor:
-        """``A J`` times weights, [k W] to [k m]."""
-        result = block.new_zeros(len(block), self._n_data)
+        """The Jacobian times weights, [k W] to [k m]."""
+        result = block.new_zeros(len(block), self._n_rows)
         for group, columns in zip(self.groups, self._columns, strict=True):
             part = block[:, group.weights]
-            for rows in _parts(self._n_data, columns):
+            for rows in _parts(self._n_rows, columns):
                 result[:, rows] += part @ columns[rows].to(part).mT
         return result
 
     def to_weights(self, block: Tensor) -> Tensor:
-        """``J^T A^T`` times data, [k m] to [k W]."""
+        """The transposed Jacobian times data, [k m] to [k W]."""
         found = []
         for columns in self._columns:
             total = block.new_zeros(len(block), columns.shape[1])
-            for rows in _parts(self._n_data, columns):
+            for rows in _parts(self._n_rows, columns):
                 total += block[:, rows] @ columns[rows].to(block)
             found.append(total)
         return torch.cat(found, dim=1)

@@ -1,0 +1,129 @@
+"""The subcommand `dipct uncertainty`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dipct.cli_options import Resume
+from dipct.errors import ConfigurationError
+from dipct.terminal import check_output, print_rows, say
+
+
+class EvidenceChoice(StrEnum):
+    """How hyper-parameters are tuned."""
+
+    auto = "auto"
+    exact = "exact"
+
+
+class PriorChoice(StrEnum):
+    """Priors of the weights."""
+
+    matern = "matern"
+    g = "g"
+
+
+class MeanChoice(StrEnum):
+    """What the posterior is centred on."""
+
+    reconstruction = "reconstruction"
+    linear = "linear"
+
+
+class StorageChoice(StrEnum):
+    """Where the Jacobian of the data is kept."""
+
+    auto = "auto"
+    memory = "memory"
+    disk = "disk"
+    recompute = "recompute"
+
+
+def uncertainty(
+    run: Annotated[Path, typer.Argument(help="Run file of a reconstruction by dip or edip.")],
+    out: Annotated[Path, typer.Option(help="Run file to write, with the uncertainty, .h5.")],
+    evidence: Annotated[
+        EvidenceChoice, typer.Option(help="How hyper-parameters are tuned.")
+    ] = EvidenceChoice.auto,
+    prior: Annotated[
+        PriorChoice, typer.Option(help="Of the weights: Matern on filters, or the g-prior.")
+    ] = PriorChoice.matern,
+    smoothness: Annotated[str, typer.Option(help="Of the Matern prior: 1/2, 3/2 or 5/2.")] = "1/2",
+    tv_prior: Annotated[
+        bool | None,
+        typer.Option(help="Prefer length scales of small total variation; by default as dip did."),
+    ] = None,
+    tv_prior_weight: Annotated[
+        float | None, typer.Option(help="Its weight; by default that of the reconstruction.")
+    ] = None,
+    tv_probes: Annotated[int, typer.Option(help="Random sign vectors for each block.")] = 20,
+    mean: Annotated[
+        MeanChoice, typer.Option(help="What the uncertainty is around.")
+    ] = MeanChoice.reconstruction,
+    fixed_noise: Annotated[
+        bool, typer.Option("--fixed-noise", help="Do not tune the noise level.")
+    ] = False,
+    samples: Annotated[
+        int | None, typer.Option(help="Images to draw and keep; by default none are kept.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="Most iterations of the tuning.")] = 200,
+    storage: Annotated[
+        StorageChoice, typer.Option(help="Where the Jacobian of the data is kept.")
+    ] = StorageChoice.auto,
+    seed: Annotated[int, typer.Option(help="Of probes and draws.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    resume: Resume = False,
+) -> None:
+    """Quantify how far a reconstruction can be trusted; writes a run file, JSON and a figure."""
+    from dipct.figures import save_figure, uncertainty_figure
+    from dipct.pipeline import quantify
+    from dipct.run import read_run, write_run
+    from dipct.uncertainty import UncertaintySettings
+
+    figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
+    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
+        check_output(path, suffix, run)
+    given = {
+        "evidence": evidence.value,
+        "prior": prior.value,
+        "smoothness": smoothness,
+        "tv_prior": tv_prior,
+        "tv_prior_weight": tv_prior_weight,
+        "tv_probes": tv_probes,
+        "mean": mean.value,
+        "fixed_noise": fixed_noise,
+        "samples": samples,
+        "iterations": iterations,
+        "storage": storage.value,
+        "seed": seed,
+        "device": device,
+    }
+    settings = UncertaintySettings.from_values({k: v for k, v in given.items() if v is not None})
+    if resume and not stages.is_dir():
+        raise ConfigurationError(
+            f"There is no folder {stages} to resume from; start without --resume."
+        )
+    found = quantify(read_run(run), settings, checkpoint=stages, resume=resume, progress=True)
+    write_run(found, out)
+    remove_stages(stages)
+    result = found.uncertainty
+    assert result is not None
+    save_figure(uncertainty_figure(found, result), figure)
+    rows = {
+        "log evidence": f"{result.log_evidence:.1f} nat, {result.status}",
+        **{name: f"{value:.4g}" for name, value in result.hyperparameters.items()},
+        **{name.replace("_", " "): f"{value:.4g}" for name, value in result.scores.items()},
+        "passes through the network": str(result.network_passes),
+        "time": f"{result.duration_s:.1f} s",
+    }
+    print_rows(rows)
+    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
+
+
+def remove_stages(folder: Path) -> None:
+    """Remove the folder of stages once the result is safe."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,86 @@
+"""Long work in stages whose results are kept until all of it is done."""
+
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dipct.errors import ConfigurationError
+
+_LOG = logging.getLogger(__name__)
+
+
+class Stages:
+    """Computes results by name, or reads those of an earlier, interrupted call.
+
+    Args:
+        folder: where to keep them; None keeps nothing.
+        problem: digest of everything that decides the results.
+        resume: whether to use what is there; otherwise it is removed.
+
+    Raises:
+        ConfigurationError: nothing to resume from, or results of another problem.
+    """
+
+    def __init__(self, folder: Path | None, problem: str, *, resume: bool = False) -> None:
+        self.folder, self._problem = folder, problem
+        if resume and (folder is None or not folder.is_dir()):
+            raise ConfigurationError(
+                f"There is nothing to resume from in {folder}; start without --resume."
+            )
+        if folder is None:
+            return
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.tmp"):
+            path.unlink()
+
+    def __call__(
+        self, name: str, compute: Callable[[], dict[str, Tensor]], device: torch.device
+    ) -> dict[str, Tensor]:
+        """The result of a stage.
+
+        Args:
+            name: unique among the stages.
+            compute: makes it.
+            device: where it shall be.
+
+        Raises:
+            ConfigurationError: the kept result is of another problem, or damaged.
+        """
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{name}.pt"
+        if path.exists():
+            return self._read(path, device)
+        result = compute()
+        beside = path.with_suffix(".tmp")
+        torch.save({"problem": self._problem, **result}, beside)
+        os.replace(beside, path)
+        return result
+
+    def _read(self, path: Path, device: torch.device) -> dict[str, Tensor]:
+        try:
+            kept = torch.load(path, map_location=device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ConfigurationError(
+                f"{path} is damaged; remove it, or start without --resume."
+            ) from error
+        if kept.pop("problem", None) != self._problem:
+            raise ConfigurationError(
+                f"{self.folder} holds results for another reconstruction or other settings; give "
+                "those again, or start without --resume."
+            )
+        _LOG.info("Taken from %s.", path)
+        return kept
+
+    def remove(self) -> None:
+        """Remove what was kept, once the result of all stages is safe."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,193 @@
+"""How far a reconstruction can be trusted: settings, result and its place in a run file.
+
+Layout of the group ``uncertainty`` of a run file (HDF5):
+
+==========================  ===============================================================
+group attributes            ``settings`` (JSON, resolved), ``status`` and ``advice``,
+                            ``log_evidence`` [nat], ``network_passes``, ``duration_s``,
+                            ``created``, and one attribute ``score: <name>`` for each score
+``mean``, ``std``           float32 (H, W), in the units of the image
+``samples``                 float32 (N, H, W), where they were asked for
+``hyperparameters/names``   names; ``hyperparameters/values`` float64, themselves and not
+                            their logarithms
+``trace/*``                 float64 (iterations,): parts of the objective, and logarithms of
+                            the hyper-parameters
+==========================  ===============================================================
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from pydantic import Field, model_validator
+
+from dipct.errors import FileFormatError
+from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group
+from dipct.settings import CheckedSettings
+
+_SCORE = "score: "
+
+
+class UncertaintySettings(CheckedSettings):
+    """Everything that decides how uncertainty is quantified."""
+
+    evidence: Literal["auto", "exact", "stochastic", "em"] = "auto"
+    """How hyper-parameters are tuned: by the exact evidence, by stochastic estimates of it, or by
+    expectation maximisation; auto is exact where its matrices fit into memory."""
+    prior: Literal["matern", "g"] = "matern"
+    """Prior of the weights: Matern over the positions of a filter, or the g-prior."""
+    smoothness: Literal["1/2", "3/2", "5/2"] = "1/2"
+    """Of the Matern covariance."""
+    tv_prior: bool | None = None
+    """Prefer length scales of small total variation; default: yes where the reconstruction had an
+    anisotropic total variation and the prior has length scales."""
+    tv_prior_weight: float | None = Field(None, gt=0)
+    """Weight of that preference; default: that of the reconstruction."""
+    tv_probes: int = Field(20, ge=2)
+    """Random sign vectors for each block, where its variances are not computed exactly."""
+    mean: Literal["reconstruction", "linear"] = "reconstruction"
+    """What the uncertainty is around: the image, or the linear model's own mean."""
+    fixed_noise: bool = False
+    """Keep the noise level of the scan, instead of tuning a factor of it."""
+    samples: int | None = Field(None, ge=2)
+    """Images to draw and to keep; default: as many as the standard deviation needs, not kept."""
+    iterations: int = Field(200, ge=0)
+    """Most iterations of the tuning; 0 keeps the first hyper-parameters."""
+    storage: Literal["auto", "memory", "disk", "recompute"] = "auto"
+    """Where the Jacobian of the data is kept; auto takes the first of these that fits."""
+    seed: int = Field(0, ge=0)
+    """Of probes and draws."""
+    device: str = "cpu"
+    """Where to compute: cpu or a CUDA device."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "UncertaintySettings":
+        if self.prior == "g" and self.tv_prior:
+            raise ValueError(
+                "tv_prior is a prior of length scales, which the g-prior does not have; leave "
+                "one of them out"
+            )
+        if self.tv_prior is False and self.tv_prior_weight is not None:
+            raise ValueError("tv_prior_weight has no meaning without tv_prior")
+        if self.prior == "g" and self.smoothness != "1/2":
+            raise ValueError("smoothness belongs to the Matern prior")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """What is known of an image, beyond the image.
+
+    Attributes:
+        mean: what the posterior is centred on, float32 (H, W), in the units of the image.
+        std: posterior standard deviation of every pixel, float32 (H, W), likewise.
+        hyperparameters: by name.
+        log_evidence: of the data [nat].
+        trace: course of the tuning: parts of the objective and logarithms of the
+            hyper-parameters, one value per iteration.
+        settings: resolved.
+        status: ``CONVERGED`` or ``MAX_ITERATIONS``.
+        advice: what to do about it; empty if all is well.
+        network_passes: vectors that went through the network forwards or backwards.
+        duration_s: seconds.
+        created: when, ISO 8601 in UTC.
+        samples: images of the posterior, float32 (N, H, W), where they were asked for.
+        scores: how well truth and uncertainty agree, where the truth is known.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    hyperparameters: Mapping[str, float]
+    log_evidence: float
+    trace: Mapping[str, np.ndarray]
+    settings: Mapping[str, Any]
+    status: str
+    advice: str
+    network_passes: int
+    duration_s: float
+    created: str
+    samples: np.ndarray | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def summarised(found: Uncertainty) -> dict[str, Any]:
+    """What a person wants to read of it, as plain values."""
+    return {
+        "status": found.status,
+        "advice": found.advice,
+        "log_evidence": found.log_evidence,
+        "hyperparameters": dict(found.hyperparameters),
+        "scores": dict(found.scores),
+        "network_passes": found.network_passes,
+        "duration_s": found.duration_s,
+        "settings": dict(found.settings),
+    }
+
+
+def write_uncertainty_group(found: Uncertainty, group: h5py.Group) -> None:
+    """Fill the group of a run file; the layout is in the module's description."""
+    group.attrs.update(
+        {
+            "settings": json.dumps(dict(found.settings), sort_keys=True),
+            "status": found.status,
+            "advice": found.advice,
+            "log_evidence": found.log_evidence,
+            "network_passes": found.network_passes,
+            "duration_s": found.duration_s,
+            "created": found.created,
+        }
+    )
+    group.attrs.update({f"{_SCORE}{name}": value for name, value in found.scores.items()})
+    group.create_dataset("mean", data=np.float32(found.mean), compression="gzip")
+    group.create_dataset("std", data=np.float32(found.std), compression="gzip")
+    if found.samples is not None:
+        # Noise does not compress.
+        group.create_dataset("samples", data=np.float32(found.samples))
+    names = np.array(list(found.hyperparameters), dtype=h5py.string_dtype())
+    group.create_dataset("hyperparameters/names", data=names)
+    values = np.array(list(found.hyperparameters.values()), dtype=np.float64)
+    group.create_dataset("hyperparameters/values", data=values)
+    trace = group.create_group("trace")
+    for name, column in found.trace.items():
+        trace.create_dataset(name, data=np.asarray(column, dtype=np.float64))
+
+
+def read_uncertainty_group(group: h5py.Group) -> Uncertainty:
+    """Read the group of a run file.
+
+    Raises:
+        FileFormatError: something is missing, or shapes differ.
+    """
+    mean, std = (get_dataset(group, name)[()] for name in ("mean", "std"))
+    samples = group["samples"][()] if "samples" in group else None
+    if mean.shape != std.shape or (samples is not None and samples.shape[1:] != mean.shape):
+        raise FileFormatError(
+            f"mean and std of the uncertainty must have one shape; they have {mean.shape} and "
+            f"{std.shape}."
+        )
+    hyper = get_group(group, "hyperparameters")
+    names = [str(name, "utf-8") for name in get_dataset(hyper, "names")[()]]
+    values = get_dataset(hyper, "values")[()]
+    trace = get_group(group, "trace")
+    return Uncertainty(
+        mean=mean,
+        std=std,
+        hyperparameters=dict(zip(names, map(float, values), strict=True)),
+        log_evidence=float(get_attribute(group, "log_evidence")),
+        trace={name: get_dataset(trace, name)[()] for name in trace},
+        settings=json.loads(get_attribute(group, "settings")),
+        status=str(get_attribute(group, "status")),
+        advice=str(get_attribute(group, "advice")),
+        network_passes=int(get_attribute(group, "network_passes")),
+        duration_s=float(get_attribute(group, "duration_s")),
+        created=str(get_attribute(group, "created")),
+        samples=samples,
+        scores={
+            name.removeprefix(_SCORE): float(value)
+            for name, value in group.attrs.items()
+            if name.startswith(_SCORE)
+        },
+    )
