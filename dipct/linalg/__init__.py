@@ -3,8 +3,8 @@
 from dipct.linalg.conjugate_gradients import LinearSolution as LinearSolution
 from dipct.linalg.conjugate_gradients import Outcome as Outcome
 from dipct.linalg.conjugate_gradients import conjugate_gradients as conjugate_gradients
+from dipct.linalg.krylov import Tridiagonal as Tridiagonal
 from dipct.linalg.log_determinant import StochasticLogDeterminant as StochasticLogDeterminant
-from dipct.linalg.log_determinant import Tridiagonal as Tridiagonal
 from dipct.linalg.log_determinant import log_determinant as log_determinant
 from dipct.linalg.preconditioner import LowRankPlusDiagonal as LowRankPlusDiagonal
 from dipct.linalg.preconditioner import Preconditioner as Preconditioner

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dipct.errors import ConfigurationError, DataError, DtypeError, ShapeError
-from dipct.linalg.log_determinant import Tridiagonal
-from dipct.linalg.preconditioner import KrylovBasis, Preconditioner, row_products
-from dipct.linalg.randomised_svd import BlockMap, _product
+from dipct.linalg.krylov import KrylovBasis, Tridiagonal, row_products
+from dipct.linalg.preconditioner import Preconditioner
+from dipct.linalg.products import BlockMap, product_of_block
 from dipct.linalg.subspaces import check_dtype
 from dipct.shapes import check_shape
 
@@ -234,10 +234,10 @@ class _Run:
         self.passes += 1
         self.products += len(block)
         if self.product_dtype == block.dtype:
-            return _product(self.apply, "apply", block, block.shape[1])
+            return product_of_block(self.apply, "apply", block, block.shape[1])
         lengths = block.norm(dim=1, keepdim=True).clamp_min(torch.finfo(block.dtype).tiny)
         unit = (block / lengths).to(self.product_dtype)
-        return _product(self.apply, "apply", unit, block.shape[1]).to(block.dtype) * lengths
+        return product_of_block(self.apply, "apply", unit, block.shape[1]).to(block.dtype) * lengths
 
     def step(self, report: Callable[[int, float], None] | None) -> None:
         """One step of every right-hand side in progress."""
@@ -316,7 +316,7 @@ class _Run:
         solved = rows.residual
         if self.preconditioner is not None:
             solve = self.preconditioner.solve
-            solved = _product(solve, "preconditioner.solve", solved, solved.shape[1])
+            solved = product_of_block(solve, "preconditioner.solve", solved, solved.shape[1])
         energy = row_products(rows.residual, solved)
         usable = energy > 0
         energy, solved = energy[usable], solved[usable]

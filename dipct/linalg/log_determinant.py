@@ -7,51 +7,10 @@ import torch
 from torch import Tensor
 
 from dipct.errors import ConfigurationError
-from dipct.linalg.preconditioner import KrylovBasis, Preconditioner, row_products
-from dipct.linalg.randomised_svd import BlockMap, _product
+from dipct.linalg.krylov import KrylovBasis, Tridiagonal, row_products
+from dipct.linalg.preconditioner import Preconditioner
+from dipct.linalg.products import BlockMap, product_of_block
 from dipct.linalg.subspaces import check_dtype
-
-
-@dataclass(frozen=True)
-class Tridiagonal:
-    """A symmetric tridiagonal matrix, that of a Lanczos recursion.
-
-    Attributes:
-        diagonal: its diagonal, [... m], in double precision.
-        off_diagonal: the entries next to it, [... m - 1].
-    """
-
-    diagonal: Tensor
-    off_diagonal: Tensor
-
-    @classmethod
-    def of_steps(cls, lengths: list[float], ratios: list[float]) -> "Tridiagonal":
-        """The matrix of a run of conjugate gradients.
-
-        Saad, Iterative Methods for Sparse Linear Systems, 2nd edition, equation 6.82.
-
-        Args:
-            lengths: step lengths.
-            ratios: of the energies ``r^T P^-1 r`` after each step to those before; a zero ends
-                the recursion.
-        """
-        known = ratios.index(0.0) if 0.0 in ratios else len(ratios)
-        size = min(known + 1, len(lengths))
-        inverse = 1 / torch.tensor(lengths[:size], dtype=torch.float64)
-        between = torch.tensor(ratios[: max(size - 1, 0)], dtype=torch.float64)
-        diagonal = inverse.clone()
-        diagonal[1:] += between * inverse[:-1]
-        return cls(diagonal, between.sqrt() * inverse[:-1])
-
-    def nodes_and_weights(self) -> tuple[Tensor, Tensor]:
-        """Gauss quadrature: eigenvalues, and squared first entries of their vectors, both [... m].
-
-        Golub & Meurant, Matrices, Moments and Quadrature with Applications, Princeton 2010,
-        theorem 6.2.
-        """
-        matrix = torch.diag_embed(self.diagonal) + torch.diag_embed(self.off_diagonal, -1)
-        nodes, vectors = torch.linalg.eigh(matrix)
-        return nodes, vectors[..., 0, :] ** 2
 
 
 @dataclass(frozen=True)
@@ -191,7 +150,7 @@ def log_determinant(
         offset = 0.0
     else:
         like = torch.empty(probes, n, dtype=dtype, device=device)
-        start = _product(
+        start = product_of_block(
             lambda _: preconditioner.sample(probes, seed), "preconditioner.sample", like, n
         )
         offset = preconditioner.log_det()
@@ -233,7 +192,7 @@ class _Quadrature:
         """Squared lengths in the inner product of ``P^-1``, and ``P^-1`` times the block."""
         if self.preconditioner is None:
             return row_products(block, block), block
-        solved = _product(self.preconditioner.solve, "preconditioner.solve", block, self.n)
+        solved = product_of_block(self.preconditioner.solve, "preconditioner.solve", block, self.n)
         return row_products(block, solved), solved
 
     def extend(self, block: Tensor, solved: Tensor, squared: Tensor, kept: Tensor) -> None:
@@ -251,7 +210,7 @@ class _Quadrature:
     def step(self) -> None:
         """One step of every probe that has not settled."""
         # A copy: the map may hand back its own vectors, which stay.
-        images = _product(self.apply, "apply", self.basis.solved[-1], self.n).clone()
+        images = product_of_block(self.apply, "apply", self.basis.solved[-1], self.n).clone()
         self.passes += 1
         self.products += len(images)
         self.iteration += 1

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dipct.errors import ConfigurationError, DataError, DtypeError
-from dipct.linalg.randomised_svd import BlockMap, _product
+from dipct.linalg.products import BlockMap, product_of_block
 from dipct.linalg.subspaces import check_dtype, inner_products, orthonormal_rows
 from dipct.shapes import check_shape
 
@@ -145,60 +145,6 @@ class LowRankPlusDiagonal(Preconditioner):
             )
 
 
-class KrylovBasis:
-    """Blocks of vectors, orthonormal in each row in the inner product of a preconditioner.
-
-    For each row of the block, ``q_i^T P^-1 q_j`` is one for i = j and zero otherwise. Both q and
-    ``P^-1 q`` are kept; they are the same tensors without a preconditioner.
-    """
-
-    def __init__(self) -> None:
-        self.vectors: list[Tensor] = []
-        self.solved: list[Tensor] = []
-
-    def append(self, vectors: Tensor, solved: Tensor) -> None:
-        """Add q and ``P^-1 q``, both [k n]."""
-        self.vectors.append(vectors)
-        self.solved.append(solved)
-
-    def orthogonalise(self, block: Tensor) -> Tensor:
-        """Take their parts along the basis out of some vectors, in place.
-
-        Modified Gram-Schmidt, twice: once more than the first is always enough (Giraud, Langou,
-        Rozloznik & van den Eshof, Numerische Mathematik 101 (2005)).
-
-        Args:
-            block: one vector for each row, [k n].
-
-        Returns:
-            The parts, newest last, [size k].
-        """
-        parts = block.new_zeros(len(self.vectors), len(block))
-        for _ in range(2):
-            for part, vectors, solved in zip(parts, self.vectors, self.solved, strict=True):
-                share = row_products(solved, block)
-                block -= share[:, None] * vectors
-                part += share
-        return parts
-
-    def select(self, chosen: Tensor) -> None:
-        """Keep some of the rows, [k] of booleans."""
-        shared = all(q is s for q, s in zip(self.vectors, self.solved, strict=True))
-        self.vectors = [vectors[chosen] for vectors in self.vectors]
-        self.solved = list(self.vectors) if shared else [solved[chosen] for solved in self.solved]
-
-    def forget(self, chosen: Tensor) -> None:
-        """Forget the vectors of some rows, [k] of booleans."""
-        for vectors, solved in zip(self.vectors, self.solved, strict=True):
-            vectors[chosen] = 0
-            solved[chosen] = 0
-
-
-def row_products(one: Tensor, other: Tensor) -> Tensor:
-    """Inner product of each row of a block with that of another, [k n], [k n] -> [k]."""
-    return (one * other).sum(dim=1)
-
-
 def low_rank_plus_diagonal(
     apply: BlockMap,
     n: int,
@@ -248,8 +194,8 @@ def low_rank_plus_diagonal(
     width = min(rank + oversampling, n)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(width, n, generator=generator, dtype=dtype).to(device)
-    basis, _ = orthonormal_rows(_product(apply, "apply", start, n))
-    images = _product(apply, "apply", basis, n)
+    basis, _ = orthonormal_rows(product_of_block(apply, "apply", start, n))
+    images = product_of_block(apply, "apply", basis, n)
     small = inner_products(images, basis)
     values, vectors = torch.linalg.eigh((small + small.mT) / 2)
     lowest, highest = float(values[0]), float(values[-1])
@@ -357,7 +303,7 @@ def _column(column: Callable[[int], Tensor], index: int, diagonal: Tensor) -> Te
         entries = column(index)
         return entries[None] if isinstance(entries, Tensor) else entries
 
-    entries = _product(row, "column", diagonal[None], len(diagonal))[0]
+    entries = product_of_block(row, "column", diagonal[None], len(diagonal))[0]
     difference = float((entries[index] - diagonal[index]).abs())
     if difference > torch.finfo(diagonal.dtype).eps ** 0.5 * float(diagonal.max()):
         raise DataError(

@@ -8,7 +8,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from dipct.errors import ConfigurationError, DataError, DtypeError
+from dipct.errors import ConfigurationError
+from dipct.linalg.products import BlockMap, product_of_block
 from dipct.linalg.subspaces import (
     check_dtype,
     inner_products,
@@ -16,10 +17,6 @@ from dipct.linalg.subspaces import (
     orthonormal_rows,
     rotate_rows,
 )
-from dipct.shapes import check_shape
-
-BlockMap = Callable[[Tensor], Tensor]
-"""A linear map on a block of vectors: leading axis = vectors."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class _Products:
         step = self.block_size or len(block)
         for start in range(0, len(block), step):
             part = slice(start, start + step)
-            result[part] = _product(function, name, block[part], length)
+            result[part] = product_of_block(function, name, block[part], length)
         self.passes += 1
         self.products += len(block)
         return result
@@ -171,8 +168,8 @@ def randomised_svd(
         return torch.randn(vectors, length, generator=generator, dtype=dtype).to(device)
 
     # One vector tells the number of rows, and finds a map that does not fit before long work.
-    image = _product(apply, "apply", gaussian(1, n_columns))
-    _product(apply_adjoint, "apply_adjoint", image, n_columns)
+    image = product_of_block(apply, "apply", gaussian(1, n_columns))
+    product_of_block(apply_adjoint, "apply_adjoint", image, n_columns)
     n_rows = image.shape[1]
     shortest = min(n_rows, n_columns)
     if rank > shortest:
@@ -265,33 +262,6 @@ def _check_settings(
     if not (tolerance > 0 and math.isfinite(tolerance)):
         raise ConfigurationError(f"tolerance must be positive and finite; got {tolerance}.")
     check_dtype(dtype, "dtype")
-
-
-def _product(function: BlockMap, name: str, vectors: Tensor, length: int | None = None) -> Tensor:
-    """A product of the caller's map, checked; ``length`` None stands for any."""
-    result = function(vectors)
-    if not isinstance(result, Tensor):
-        raise DtypeError(f"The result of {name} must be a tensor; got {type(result).__name__}.")
-    result = result.detach()
-    sizes = {"k": len(vectors)} | ({} if length is None else {"n": length})
-    check_shape(
-        result,
-        "k n",
-        name=f"the result of {name}",
-        advice=f"It must map each of the k vectors of its block, {tuple(vectors.shape)}.",
-        **sizes,
-    )
-    if (result.dtype, result.device) != (vectors.dtype, vectors.device):
-        raise DtypeError(
-            f"The result of {name} must have the type and device of its vectors, "
-            f"{vectors.dtype} on {vectors.device}; got {result.dtype} on {result.device}."
-        )
-    if not torch.isfinite(result).all():
-        raise DataError(
-            f"The result of {name} must be finite; it holds NaN or infinite values for vectors "
-            f"that are finite. Check the point at which the map is linearised, and its type."
-        )
-    return result
 
 
 def _decompose(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

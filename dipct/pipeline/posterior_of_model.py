@@ -24,7 +24,6 @@ from dipct.posterior import (
     StoredJacobian,
     TotalVariationPrior,
     Tuning,
-    Valued,
     WeightPrior,
     edge_variances_of_gram,
     gram_matrices,
@@ -321,8 +320,8 @@ def _tune(
         hyperprior = TotalVariationPrior(prior, edges, settings.tv_prior_weight)
     report = display.stage("Hyper-parameters")
 
-    def tell(iteration: int, at: Valued) -> None:
-        figures = f"log evidence {at.parts['log evidence']:.1f}"
+    def tell(iteration: int, parts: dict[str, float]) -> None:
+        figures = f"log evidence {parts['log evidence']:.1f}"
         report(iteration, settings.iterations, figures)
 
     tuning = tune(

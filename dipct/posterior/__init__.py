@@ -7,6 +7,13 @@ from dipct.posterior.evidence import ExactEvidence as ExactEvidence
 from dipct.posterior.evidence import Factorisation as Factorisation
 from dipct.posterior.evidence import Valued as Valued
 from dipct.posterior.evidence import factorise as factorise
+from dipct.posterior.expectation_maximisation import (
+    expected_log_density as expected_log_density,
+)
+from dipct.posterior.expectation_maximisation import posterior_moments as posterior_moments
+from dipct.posterior.expectation_maximisation import (
+    tune_by_expectation_maximisation as tune_by_expectation_maximisation,
+)
 from dipct.posterior.g_prior import GPrior as GPrior
 from dipct.posterior.g_prior import probed_column_mean_square as probed_column_mean_square
 from dipct.posterior.gram import gram_matrices as gram_matrices
@@ -19,6 +26,10 @@ from dipct.posterior.noise_correction import noise_correction as noise_correctio
 from dipct.posterior.posterior import DensePosterior as DensePosterior
 from dipct.posterior.posterior import PathwisePosterior as PathwisePosterior
 from dipct.posterior.posterior import Posterior as Posterior
+from dipct.posterior.stochastic_evidence import EvidenceEstimate as EvidenceEstimate
+from dipct.posterior.stochastic_evidence import GradientEstimate as GradientEstimate
+from dipct.posterior.stochastic_evidence import StochasticEvidence as StochasticEvidence
+from dipct.posterior.stochastic_tuning import tune_stochastically as tune_stochastically
 from dipct.posterior.stored_jacobian import StoredJacobian as StoredJacobian
 from dipct.posterior.total_variation_prior import (
     ExpectedTotalVariation as ExpectedTotalVariation,

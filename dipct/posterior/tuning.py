@@ -11,8 +11,9 @@ from torch import Tensor
 from dipct.posterior.evidence import ExactEvidence, Valued
 from dipct.posterior.total_variation_prior import TotalVariationPrior
 
-# Of the logarithm of the noise variance around what was measured.
-_NOISE_BOUNDS = (-10.0, 10.0)
+NOISE_BOUNDS = (-10.0, 10.0)
+"""Of the logarithm of the factor of the noise variance."""
+
 # Of the projected gradient per hyper-parameter, relative to the number of data: hyper-parameters
 # are logarithms, so that this is far below what the data can tell about them.
 _TOLERANCE = 1e-5
@@ -34,6 +35,7 @@ class Tuning:
         phi: hyper-parameters, float64 [H], logarithms.
         names: of the hyper-parameters.
         log_evidence: there [nat].
+        log_evidence_error: its standard error; 0 where it is exact.
         converged: whether the gradient vanished, up to the tolerance, where no bound is met.
         gradient_norm: largest component of the projected gradient.
         jitter: largest share of the mean diagonal that had to be added to a covariance.
@@ -50,6 +52,7 @@ class Tuning:
     jitter: float
     trace: dict[str, np.ndarray]
     advice: str
+    log_evidence_error: float = 0.0
 
     @property
     def values(self) -> dict[str, float]:
@@ -65,7 +68,7 @@ def tune(
     fixed: Sequence[str] = (),
     max_iterations: int = 200,
     tolerance: float = _TOLERANCE,
-    report: Callable[[int, Valued], None] | None = None,
+    report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Tuning:
     """Maximise the evidence times a hyperprior: type-II maximum a posteriori.
 
@@ -79,7 +82,7 @@ def tune(
         fixed: names of hyper-parameters to leave as they begin.
         max_iterations: most iterations.
         tolerance: largest component of the projected gradient, relative to the number of data.
-        report: called after every iteration.
+        report: called after every iteration with its number and the parts of the value.
 
     Returns:
         The hyper-parameters, with a trace.
@@ -91,7 +94,7 @@ def tune(
 
     start = evidence.initial() if initial is None else initial.double().cpu()
     terms: list[LogDensity] = [evidence, *([] if hyperprior is None else [hyperprior])]
-    bounds = [*evidence.prior.bounds(), _NOISE_BOUNDS]
+    bounds = [*evidence.prior.bounds(), NOISE_BOUNDS]
     for i, name in enumerate(evidence.names):
         if name in fixed:
             bounds[i] = (float(start[i]), float(start[i]))
@@ -118,7 +121,7 @@ def tune(
         logs = dict(zip(evidence.names, at.tolist(), strict=True))
         records.append({**parts, "projected gradient": float(np.abs(inside).max()), **logs})
         if report is not None:
-            report(len(records) - 1, Valued(-1.0, torch.from_numpy(gradient), parts, jitters[-1]))
+            report(len(records) - 1, parts)
 
     first = np.clip(start.numpy(), low, high)
     keep(first)
@@ -132,9 +135,7 @@ def tune(
         options={"maxiter": max_iterations, "gtol": tolerance, "ftol": 1e-14, "maxls": 40},
     )
     final = torch.from_numpy(result.x.copy())
-    if records[-1].keys() and not np.array_equal(
-        [records[-1][name] for name in evidence.names], result.x
-    ):
+    if [records[-1][name] for name in evidence.names] != result.x.tolist():
         keep(result.x)
     trace = {name: np.array([record[name] for record in records]) for name in records[0]}
     norm = float(trace["projected gradient"][-1])
@@ -176,13 +177,21 @@ def _advice(
             f"Rounding left a covariance of the data indefinite; {jitter:.0e} of its mean diagonal "
             "was added. Gram matrices in float64 avoid it."
         )
-    if hyperprior is not None:
-        before, after = hyperprior.slopes(start), hyperprior.slopes(final)
-        turned = [block for block in after if after[block] * before[block] <= 0]
-        if turned:
-            found.append(
-                "The mean total variation does not change monotonically with the length scale of "
-                f"{', '.join(turned)}: the hyperprior vanishes between, and has no meaning there. "
-                "Compare with the evidence alone."
-            )
-    return " ".join(found)
+    return " ".join([*found, *degenerate_blocks(hyperprior, start, final)])
+
+
+def degenerate_blocks(
+    hyperprior: TotalVariationPrior | None, start: Tensor, final: Tensor
+) -> list[str]:
+    """What to say where a hyperprior has no meaning between two places; usually nothing."""
+    if hyperprior is None:
+        return []
+    before, after = hyperprior.slopes(start), hyperprior.slopes(final)
+    turned = [block for block in after if after[block] * before[block] <= 0]
+    if not turned:
+        return []
+    return [
+        "The mean total variation does not change monotonically with the length scale of "
+        f"{', '.join(turned)}: the hyperprior vanishes between, and has no meaning there. "
+        "Compare with the evidence alone."
+    ]
