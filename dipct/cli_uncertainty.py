@@ -16,6 +16,8 @@ class EvidenceChoice(StrEnum):
 
     auto = "auto"
     exact = "exact"
+    stochastic = "stochastic"
+    em = "em"
 
 
 class PriorChoice(StrEnum):

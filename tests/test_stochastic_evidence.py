@@ -195,26 +195,13 @@ def test_the_expected_density_has_the_gradient_of_the_evidence_where_it_was_take
     assert torch.allclose(gradient, exact, rtol=0.05, atol=0.5)
 
 
-class Exact:
-    """The covariance of the data by its factors."""
-
-    def __init__(self, evidence):
-        self._evidence = evidence
-
-    def solver(self, phi):
-        return self._evidence.factorise(phi).solve
-
-    def log_evidence(self, phi):
-        return self._evidence(phi).value, 0.0
-
-
 def expectation_maximisation(problem, hyperprior=None, **options):
     return tune_by_expectation_maximisation(
         problem.prior,
         problem.stored,
         problem.model.residual,
         problem.model.noise_variance,
-        Exact(problem.evidence),
+        problem.evidence,
         hyperprior,
         initial=problem.evidence.initial(),
         names=problem.evidence.names,

@@ -1,26 +1,42 @@
 """Hyper-parameters and posterior of a linear model, by the means that its size allows."""
 
 import logging
-import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from dipct.errors import InsufficientMemoryError
+from dipct.pipeline.draws import draw
+from dipct.pipeline.hyperparameters import (
+    hyperprior_of,
+    matern_of,
+    prior_of,
+    probed_edges,
+    tuned,
+)
+from dipct.pipeline.posterior_memory import (
+    SHARE,
+    Storage,
+    choose_storage,
+    free_memory,
+    gram_bytes,
+    gram_dtype,
+    jacobian_bytes,
+    working_bytes,
+)
 from dipct.pipeline.stages import Stages
 from dipct.posterior import (
     DensePosterior,
-    EdgeVariances,
     ExactEvidence,
     FilterGroup,
     GPrior,
     LinearisedModel,
-    MaternPrior,
     PathwisePosterior,
+    StochasticEvidence,
     StoredJacobian,
     TotalVariationPrior,
     Tuning,
@@ -28,26 +44,18 @@ from dipct.posterior import (
     edge_variances_of_gram,
     gram_matrices,
     probed_column_mean_square,
-    probed_edge_variances,
     recomputed_gram_matrices,
     tune,
+    tune_by_expectation_maximisation,
+    tune_stochastically,
 )
 from dipct.progress import WorkDisplay
 from dipct.uncertainty import UncertaintySettings
 
 _LOG = logging.getLogger(__name__)
-# Draws that know a standard deviation to two per cent.
-_DRAWS = 1024
-_DRAWS_OF_A_STAGE = 128
 _COLUMN_PROBES = 50
-# Images whose covariance is kept as a matrix.
-_LARGEST_DENSE_IMAGE = 2048
-# Of what is free: the estimates are not exact, and others work too.
-_SHARE = 0.7
-# Covariance, its inverse and copies on the way, in double precision.
-_COVARIANCES_AT_ONCE = 6
-
-Storage = Literal["dense", "memory", "disk", "recompute"]
+# Of the linear systems of draws: they need more than a gradient does.
+_DRAW_RANK, _DRAW_TOLERANCE, _DRAW_ITERATIONS = 400, 1e-3, 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,73 +98,18 @@ def infer(
     Raises:
         InsufficientMemoryError: what was asked for would not fit.
     """
-    storage = choose_storage(model, settings)
+    if settings.evidence == "stochastic":
+        return infer_stochastically(model, settings, stages, display)
+    try:
+        storage = choose_storage(model, settings)
+    except InsufficientMemoryError:
+        if settings.evidence != "auto" or settings.storage != "auto":
+            raise
+        _LOG.info("The exact evidence does not fit into memory: it is estimated.")
+        return infer_stochastically(model, settings, stages, display)
     if storage == "dense":
         return _dense(model, settings, stages, display)
     return _exact(model, settings, stages, display, storage)
-
-
-def choose_storage(model: LinearisedModel, settings: UncertaintySettings) -> Storage:
-    """How the Gram matrices are computed.
-
-    Args:
-        model: the linear model.
-        settings: resolved.
-
-    Raises:
-        InsufficientMemoryError: exact evidence was asked for and does not fit in any way.
-    """
-    if settings.storage == "auto" and model.image.numel() <= _LARGEST_DENSE_IMAGE:
-        return "dense"
-    device, size = model.residual.device, model.residual.element_size()
-    free = free_memory(device)
-    jacobian, gram = jacobian_bytes(model), gram_bytes(model, settings)
-    working = _COVARIANCES_AT_ONCE * 8 * model.n_data**2
-    largest = max(group.size for group in matern_of(model, settings).groups)
-    on_disk = shutil.disk_usage(tempfile.gettempdir()).free
-    fits: dict[Storage, bool] = {
-        "memory": jacobian + gram + working <= _SHARE * free,
-        "disk": gram + working <= _SHARE * free and jacobian <= _SHARE * on_disk,
-        "recompute": gram + working + size * model.n_data * largest <= _SHARE * free,
-    }
-    if settings.storage != "auto":
-        if fits[settings.storage]:
-            return settings.storage
-    else:
-        for storage, does in fits.items():
-            if does:
-                return storage
-    raise InsufficientMemoryError(
-        f"For {model.n_data} data and {model.n_weights} weights the exact evidence needs "
-        f"{(gram + working) / 2**30:.1f} GiB of memory for Gram matrices and covariances, and "
-        f"{jacobian / 2**30:.1f} GiB for the Jacobian in memory or on disk; "
-        f"{free / 2**30:.1f} GiB of memory and {on_disk / 2**30:.0f} GiB on disk are free. Use "
-        "fewer views, bin the detector, or another storage."
-    )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes free on a device."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    return psutil.virtual_memory().available
-
-
-def jacobian_bytes(model: LinearisedModel) -> int:
-    """Size of ``A J``."""
-    return model.residual.element_size() * model.n_data * model.n_weights
-
-
-def gram_bytes(model: LinearisedModel, settings: UncertaintySettings) -> int:
-    """Size of the Gram matrices."""
-    components = 1 if settings.prior == "g" else matern_of(model, settings).n_components
-    return model.residual.element_size() * components * model.n_data**2
-
-
-def matern_of(model: LinearisedModel, settings: UncertaintySettings) -> MaternPrior:
-    """The hierarchical prior of a model's weights."""
-    return MaternPrior(model.parameters, smoothness=settings.smoothness)
 
 
 def _groups(model: LinearisedModel, settings: UncertaintySettings) -> tuple[FilterGroup, ...]:
@@ -191,11 +144,14 @@ def _dense(
 
     kept = stages("gram", compute, device)
     gram = kept["gram"]
-    prior = _prior(model, settings, kept)
+    prior = prior_of(model, settings, kept)
     of_data = torch.stack([operator @ matrix @ operator.mT for matrix in gram])
     evidence = ExactEvidence(prior, of_data, model.residual, model.noise_variance)
-    edges = edge_variances_of_gram(gram, model.image, prior.groups)
-    tuning = _tune(prior, evidence, edges, settings, display)
+    edges = None
+    if settings.tv_prior:
+        edges = edge_variances_of_gram(gram, model.image, prior.groups)
+    hyperprior = hyperprior_of(prior, edges, settings)
+    tuning = tuned(settings, stages, display, _exactly(evidence, hyperprior, settings))
     posterior = DensePosterior(prior, tuning.phi, gram, model, mean=settings.mean)
     return Inference(
         tuning=tuning,
@@ -229,134 +185,158 @@ def _exact(
             report = display.stage("Jacobian of the projections")
             stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
         if settings.prior == "g":
-            found["column_mean_square"] = (
-                probed_column_mean_square(model, probes=_COLUMN_PROBES, seed=settings.seed)
-                if stored is None
-                else stored.columns(groups[0]).square().mean(0)
-            )
-        prior = _prior(model, settings, found)
+            found["column_mean_square"] = _column_mean_square(model, stored, groups, settings)
+        prior = prior_of(model, settings, found)
         if stored is not None:
             report = display.stage("Gram matrices")
-            found["gram"] = gram_matrices(stored, prior.groups, device=device, report=report)
+            found["gram"] = gram_matrices(
+                stored,
+                prior.groups,
+                dtype=gram_dtype(model, settings),
+                device=device,
+                report=report,
+            )
             return found
-        needed = gram_bytes(model, settings) + _COVARIANCES_AT_ONCE * 8 * model.n_data**2
+        needed = gram_bytes(model, settings) + working_bytes(model)
         found["gram"] = recomputed_gram_matrices(
             model,
             prior.groups,
-            bytes_at_once=int(_SHARE * free_memory(device)) - needed,
+            bytes_at_once=int(SHARE * free_memory(device)) - needed,
+            dtype=gram_dtype(model, settings),
             report=display.stage("Jacobian of the projections"),
         )
         return found
 
     kept = stages("gram", compute, device)
-    prior = _prior(model, settings, kept)
+    prior = prior_of(model, settings, kept)
     evidence = ExactEvidence(prior, kept["gram"], model.residual, model.noise_variance)
-    edges = _probed_edges(model, prior, settings, stages, display)
-    tuning = _tune(prior, evidence, edges, settings, display)
+    edges = probed_edges(model, prior, settings, stages, display)
+    hyperprior = hyperprior_of(prior, edges, settings)
+    by = _exactly(evidence, hyperprior, settings)
+    if settings.evidence == "em":
+        by = _by_expectation(model, prior, stored, evidence, hyperprior, settings)
+    tuning = tuned(settings, stages, display, by)
+    solve = evidence.factorise(tuning.phi).solve
     posterior = PathwisePosterior(
-        prior,
-        tuning.phi,
-        model,
-        evidence.factorise(tuning.phi).solve,
-        products=stored,
-        mean=settings.mean,
+        prior, tuning.phi, model, solve, products=stored, mean=settings.mean
     )
-    samples = _draw(posterior, settings, stages, display)
+    kind = "em" if settings.evidence == "em" else "exact"
+    return _drawn(posterior, tuning, kind, {"storage": storage}, settings, stages, display)
+
+
+def infer_stochastically(
+    model: LinearisedModel, settings: UncertaintySettings, stages: Stages, display: WorkDisplay
+) -> Inference:
+    """Products with the covariance of the data only, for what is too large for matrices."""
+    groups, kept = _groups(model, settings), {}
+    stored = None
+    fits = jacobian_bytes(model) <= SHARE * free_memory(model.residual.device)
+    if settings.storage == "memory" or (settings.storage == "auto" and fits):
+        report = display.stage("Jacobian of the projections")
+        stored = StoredJacobian.of_data(model, groups, report=report)
+    if settings.prior == "g":
+        kept["column_mean_square"] = _column_mean_square(model, stored, groups, settings)
+    prior = prior_of(model, settings, kept)
+    edges = probed_edges(model, prior, settings, stages, display)
+    products = model if stored is None else stored
+    evidence = StochasticEvidence(prior, products, model.residual, model.noise_variance)
+
+    def tune_it(**options: Any) -> Tuning:
+        return tune_stochastically(
+            evidence,
+            hyperprior_of(prior, edges, settings),
+            steps=settings.iterations,
+            seed=settings.seed,
+            **options,
+        )
+
+    tuning = tuned(settings, stages, display, tune_it)
+    exact = StochasticEvidence(
+        prior,
+        products,
+        model.residual,
+        model.noise_variance,
+        rank=_DRAW_RANK,
+        tolerance=_DRAW_TOLERANCE,
+        max_iterations=_DRAW_ITERATIONS,
+    )
+    near = exact.preconditioner(tuning.phi, seed=settings.seed)
+
+    def solve(block: Tensor) -> Tensor:
+        found = exact.solve(tuning.phi, block, near)
+        if not found.converged:
+            _LOG.warning("%s", found.advice)
+        return found.value
+
+    posterior = PathwisePosterior(
+        prior, tuning.phi, model, solve, products=products, mean=settings.mean
+    )
+    choices = {"storage": "recompute" if stored is None else "memory"}
+    return _drawn(posterior, tuning, "stochastic", choices, settings, stages, display)
+
+
+def _exactly(
+    evidence: ExactEvidence, hyperprior: TotalVariationPrior | None, settings: UncertaintySettings
+) -> Callable[..., Tuning]:
+    def tune_it(**options: Any) -> Tuning:
+        return tune(evidence, hyperprior, max_iterations=settings.iterations, **options)
+
+    return tune_it
+
+
+def _by_expectation(
+    model: LinearisedModel,
+    prior: WeightPrior,
+    stored: StoredJacobian | None,
+    evidence: ExactEvidence,
+    hyperprior: TotalVariationPrior | None,
+    settings: UncertaintySettings,
+) -> Callable[..., Tuning]:
+    def tune_it(**options: Any) -> Tuning:
+        return tune_by_expectation_maximisation(
+            prior,
+            model if stored is None else stored,
+            model.residual,
+            model.noise_variance,
+            evidence,
+            hyperprior,
+            initial=evidence.initial(),
+            names=evidence.names,
+            iterations=settings.iterations,
+            seed=settings.seed,
+            **options,
+        )
+
+    return tune_it
+
+
+def _drawn(
+    posterior: PathwisePosterior,
+    tuning: Tuning,
+    evidence: str,
+    choices: dict[str, Any],
+    settings: UncertaintySettings,
+    stages: Stages,
+    display: WorkDisplay,
+) -> Inference:
+    """The posterior by draws."""
+    samples = draw(posterior, settings, stages, display)
     return Inference(
         tuning=tuning,
         mean=posterior.mean,
         std=(samples - posterior.mean).square().mean(0).sqrt(),
-        evidence="exact",
-        choices={"storage": storage},
+        evidence=evidence,
+        choices=choices,
         samples=samples,
     )
 
 
-def _prior(
-    model: LinearisedModel, settings: UncertaintySettings, kept: dict[str, Tensor]
-) -> WeightPrior:
-    if settings.prior == "g":
-        return GPrior(model.parameters, kept["column_mean_square"])
-    return matern_of(model, settings)
-
-
-def _probed_edges(
+def _column_mean_square(
     model: LinearisedModel,
-    prior: WeightPrior,
+    stored: StoredJacobian | None,
+    groups: tuple[FilterGroup, ...],
     settings: UncertaintySettings,
-    stages: Stages,
-    display: WorkDisplay,
-) -> EdgeVariances | None:
-    if not settings.tv_prior:
-        return None
-
-    def compute() -> dict[str, Tensor]:
-        found = probed_edge_variances(
-            model.jacobian,
-            prior.groups,
-            probes=settings.tv_probes,
-            seed=settings.seed,
-            report=display.stage("Variances of differences"),
-        )
-        each = {f"variances_{i}": values for i, values in enumerate(found.variances)}
-        return {"differences": found.differences, **each}
-
-    kept = stages("edges", compute, model.residual.device)
-    return EdgeVariances(
-        kept["differences"], tuple(kept[f"variances_{i}"] for i in range(len(prior.groups)))
-    )
-
-
-def _tune(
-    prior: WeightPrior,
-    evidence: ExactEvidence,
-    edges: EdgeVariances | None,
-    settings: UncertaintySettings,
-    display: WorkDisplay,
-) -> Tuning:
-    hyperprior = None
-    if settings.tv_prior and isinstance(prior, MaternPrior) and edges is not None:
-        assert settings.tv_prior_weight is not None
-        hyperprior = TotalVariationPrior(prior, edges, settings.tv_prior_weight)
-    report = display.stage("Hyper-parameters")
-
-    def tell(iteration: int, parts: dict[str, float]) -> None:
-        figures = f"log evidence {parts['log evidence']:.1f}"
-        report(iteration, settings.iterations, figures)
-
-    tuning = tune(
-        evidence,
-        hyperprior,
-        fixed=("noise",) if settings.fixed_noise else (),
-        max_iterations=settings.iterations,
-        report=tell,
-    )
-    if tuning.advice:
-        _LOG.warning("%s", tuning.advice)
-    return tuning
-
-
-def _draw(
-    posterior: PathwisePosterior,
-    settings: UncertaintySettings,
-    stages: Stages,
-    display: WorkDisplay,
 ) -> Tensor:
-    """Draws, in parts that are kept one by one."""
-    number = settings.samples or _DRAWS
-    report, parts = display.stage("Draws"), []
-    for i, start in enumerate(range(0, number, _DRAWS_OF_A_STAGE)):
-        count = min(_DRAWS_OF_A_STAGE, number - start)
-        # Streams of their own, so that a part does not depend on those before it.
-        seed = settings.seed + _SEEDS_APART * (i + 1)
-        kept = stages(
-            f"draws-{i}",
-            lambda count=count, seed=seed: {"draws": posterior.sample(count, seed=seed)},
-            posterior.mean.device,
-        )
-        parts.append(kept["draws"])
-        report(start + count, number)
-    return torch.cat(parts)
-
-
-_SEEDS_APART = 1_000_003
+    if stored is None:
+        return probed_column_mean_square(model, probes=_COLUMN_PROBES, seed=settings.seed)
+    return stored.columns(groups[0]).square().mean(0)

@@ -6,9 +6,9 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from dipct.errors import ConfigurationError
 
@@ -42,13 +42,13 @@ class Stages:
             path.unlink()
 
     def __call__(
-        self, name: str, compute: Callable[[], dict[str, Tensor]], device: torch.device
-    ) -> dict[str, Tensor]:
+        self, name: str, compute: Callable[[], dict[str, Any]], device: torch.device
+    ) -> dict[str, Any]:
         """The result of a stage.
 
         Args:
             name: unique among the stages.
-            compute: makes it.
+            compute: makes it, of tensors and plain values.
             device: where it shall be.
 
         Raises:
@@ -65,7 +65,7 @@ class Stages:
         os.replace(beside, path)
         return result
 
-    def _read(self, path: Path, device: torch.device) -> dict[str, Tensor]:
+    def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
         try:
             kept = torch.load(path, map_location=device, weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -1,6 +1,7 @@
 """The evidence of the hyper-parameters, exactly: a Gaussian density of the data."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -117,9 +118,13 @@ class ExactEvidence:
         """Cholesky factor of the covariance."""
         return factorise(self.covariance(phi))
 
-    def log_density(self, phi: Tensor) -> float:
-        """The evidence, with its constant [nat]."""
-        return self(phi).value
+    def solver(self, phi: Tensor) -> Callable[[Tensor], Tensor]:
+        """Inverse covariance of the data as a function of rows, [k m] to [k m]."""
+        return self.factorise(phi).solve
+
+    def log_evidence(self, phi: Tensor) -> tuple[float, float]:
+        """The evidence [nat] and its error, which is 0."""
+        return self(phi).value, 0.0
 
     def __call__(self, phi: Tensor) -> Valued:
         """The evidence and its gradient.

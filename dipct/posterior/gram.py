@@ -30,7 +30,7 @@ def gram_matrices(
     Args:
         stored: the Jacobian.
         groups: of the prior.
-        dtype: of the result; default: that of the Jacobian.
+        dtype: of the products and the result; default: that of the Jacobian.
         device: of the products and the result; default: where the Jacobian is.
         report: called with matrices done and matrices in all.
 
@@ -56,10 +56,9 @@ def _fill(result: Tensor, columns: Tensor, group: FilterGroup, structure: Tensor
     """One symmetric matrix, blocks on and below the diagonal computed and mirrored."""
     parts = [slice(i, i + _ROWS_AT_ONCE) for i in range(0, len(columns), _ROWS_AT_ONCE)]
     for i, rows in enumerate(parts):
-        left = group.times(group.scaled(columns[rows].to(result.device)), structure)
+        left = group.times(group.scaled(columns[rows].to(result)), structure)
         for others in parts[: i + 1]:
-            right = group.scaled(columns[others].to(result.device))
-            product = (left @ right.mT).to(result)
+            product = left @ group.scaled(columns[others].to(result)).mT
             result[rows, others] = product
             result[others, rows] = product.mT
         # Rounding differs between the two triangles of a block on the diagonal.

@@ -99,24 +99,24 @@ def tune(
         if name in fixed:
             bounds[i] = (float(start[i]), float(start[i]))
     low, high = (np.array(side) for side in zip(*bounds, strict=True))
-    scale, records, jitters = len(evidence.residual), [], [0.0]
-    evaluated: dict[bytes, tuple[float, np.ndarray, dict[str, float]]] = {}
+    scale, records = len(evidence.residual), []
+    evaluated: dict[bytes, tuple[np.ndarray, dict[str, float]]] = {}
 
     def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
         phi = torch.from_numpy(at.copy())
         found = [term(phi) for term in terms]
-        jitters.append(max(each.jitter for each in found))
         value = sum(each.value for each in found)
         gradient = np.sum([each.gradient.numpy() for each in found], axis=0)
         parts = {name: part for each in found for name, part in each.parts.items()}
+        parts["jitter"] = max(each.jitter for each in found)
         evaluated.clear()
-        evaluated[at.tobytes()] = (value, gradient, parts)
+        evaluated[at.tobytes()] = (gradient, parts)
         return -value / scale, -gradient / scale
 
     def keep(at: np.ndarray) -> None:
         if at.tobytes() not in evaluated:
             objective(at)
-        _, gradient, parts = evaluated[at.tobytes()]
+        gradient, parts = evaluated[at.tobytes()]
         inside = _projected(at, gradient / scale, low, high)
         logs = dict(zip(evidence.names, at.tolist(), strict=True))
         records.append({**parts, "projected gradient": float(np.abs(inside).max()), **logs})
@@ -138,7 +138,7 @@ def tune(
     if [records[-1][name] for name in evidence.names] != result.x.tolist():
         keep(result.x)
     trace = {name: np.array([record[name] for record in records]) for name in records[0]}
-    norm = float(trace["projected gradient"][-1])
+    norm, jitter = float(trace["projected gradient"][-1]), float(trace["jitter"].max())
     converged = norm <= tolerance
     return Tuning(
         phi=final,
@@ -146,9 +146,9 @@ def tune(
         log_evidence=float(trace["log evidence"][-1]),
         converged=converged,
         gradient_norm=norm,
-        jitter=max(jitters),
+        jitter=jitter,
         trace=trace,
-        advice=_advice(converged, norm, tolerance, max(jitters), hyperprior, start, final),
+        advice=_advice(converged, norm, tolerance, jitter, hyperprior, start, final),
     )
 
 

@@ -1,0 +1,287 @@
+"""From a reconstruction by a network to its uncertainty: the verb and the command line."""
+
+import json
+import logging
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from small_scans import small_scan
+
+import dipct
+from dipct.errors import (
+    ConfigurationError,
+    FileFormatError,
+    InsufficientMemoryError,
+    Interrupted,
+)
+from dipct.run import read_run, write_run
+from dipct.uncertainty import UncertaintySettings
+
+
+@pytest.fixture(scope="module")
+def run():
+    scan = small_scan(views=5, pixels=12, noise=0.05)
+    return dipct.reconstruct(
+        scan, method="dip", iterations=800, tv_weight=1.0, stopping="none", precision="float32"
+    )
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return dipct.quantify(run)
+
+
+def test_a_run_gets_its_uncertainty(run, found):
+    result = found.uncertainty
+    assert run.uncertainty is None
+    assert np.array_equal(found.image, run.image)
+    np.testing.assert_allclose(result.mean, run.image, rtol=1e-3, atol=1e-4)
+    assert result.std.shape == run.image.shape
+    assert (result.std >= 0).all()
+    assert result.std.max() > 0
+    assert result.status == "CONVERGED"
+    assert len(result.hyperparameters) == 14
+    assert result.settings["evidence"] == "exact"
+    assert result.settings["tv_prior"] is True
+    assert result.settings["tv_prior_weight"] == 1.0
+    assert result.samples is None
+    assert {"log_likelihood", "log_likelihood_pixel", "crps"} <= set(result.scores)
+    assert all(np.isfinite(value) for value in result.scores.values())
+    # One pass for every pixel, and one for the residual.
+    assert result.network_passes == 12 * 12 + 1
+
+
+def test_it_repeats(run, found):
+    again = dipct.quantify(run).uncertainty
+    assert np.array_equal(again.std, found.uncertainty.std)
+    assert again.hyperparameters == found.uncertainty.hyperparameters
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk", "recompute"])
+def test_other_ways_find_the_same(run, found, storage):
+    result = dipct.quantify(run, storage=storage, tv_probes=30, samples=400).uncertainty
+    dense = found.uncertainty
+    assert result.settings["storage"] == storage
+    assert result.log_evidence == pytest.approx(dense.log_evidence, rel=0.02)
+    assert result.samples.shape == (400, 12, 12)
+    np.testing.assert_allclose(result.std.mean(), dense.std.mean(), rtol=0.1)
+    assert "log_likelihood_patch_2" in result.scores
+    assert "log_likelihood" not in result.scores
+
+
+def test_without_hyperprior_the_ways_agree_closely(run):
+    dense = dipct.quantify(run, tv_prior=False).uncertainty
+    memory = dipct.quantify(run, tv_prior=False, storage="memory", samples=2000).uncertainty
+    assert memory.log_evidence == pytest.approx(dense.log_evidence, abs=0.05)
+    np.testing.assert_allclose(memory.std, dense.std, rtol=0.15, atol=0.02 * dense.std.max())
+
+
+def test_the_scale_of_lengths_changes_units_only(run, found):
+    """The same object in centimetres: attenuation is ten times as large."""
+    scan = run.scan
+    grid = dipct.Grid(scan.grid.shape, scan.grid.pixel_size / 10)
+    geometry = type(scan.geometry)(
+        scan.geometry.angles, scan.geometry.n_columns, scan.geometry.column_spacing / 10
+    )
+    other = replace(scan, grid=grid, geometry=geometry, truth=10 * scan.truth)
+    again = dipct.quantify(
+        dipct.reconstruct(
+            other, method="dip", iterations=800, tv_weight=1.0, stopping="none", precision="float32"
+        )
+    )
+    np.testing.assert_allclose(again.image, 10 * run.image, rtol=0.05, atol=0.05)
+    assert again.uncertainty.std.mean() == pytest.approx(10 * found.uncertainty.std.mean(), rel=0.2)
+
+
+def test_stochastic_estimates_come_near(run, found):
+    result = dipct.quantify(
+        run, evidence="stochastic", tv_probes=10, samples=200, iterations=30
+    ).uncertainty
+    assert result.settings["evidence"] == "stochastic"
+    assert result.std.mean() == pytest.approx(found.uncertainty.std.mean(), rel=0.35)
+    assert len(result.trace["noise"]) == 30
+
+
+def test_expectation_maximisation(run, found):
+    result = dipct.quantify(
+        run, evidence="em", tv_probes=10, samples=200, iterations=8
+    ).uncertainty
+    assert result.settings["evidence"] == "em"
+    assert result.std.mean() == pytest.approx(found.uncertainty.std.mean(), rel=0.5)
+
+
+def test_g_prior(run):
+    dense = dipct.quantify(run, prior="g").uncertainty
+    assert list(dense.hyperparameters) == ["g", "noise"]
+    assert dense.settings["tv_prior"] is False
+    memory = dipct.quantify(run, prior="g", storage="memory", samples=1000).uncertainty
+    assert memory.log_evidence == pytest.approx(dense.log_evidence, abs=0.05)
+    np.testing.assert_allclose(memory.std.mean(), dense.std.mean(), rtol=0.1)
+
+
+def test_linear_mean_fixed_noise_and_samples(run):
+    result = dipct.quantify(run, mean="linear", fixed_noise=True, samples=64, seed=3).uncertainty
+    assert not np.allclose(result.mean, run.image, rtol=1e-3)
+    assert result.hyperparameters["noise"] == 1.0
+    assert result.samples.shape == (64, 12, 12)
+    assert result.samples.std(0).mean() == pytest.approx(result.std.mean(), rel=0.2)
+
+
+def test_a_file_holds_it(run, found, tmp_path):
+    path = tmp_path / "uq.h5"
+    with_samples = dipct.quantify(run, samples=4)
+    write_run(with_samples, path)
+    read, written = read_run(path).uncertainty, with_samples.uncertainty
+    for name in ("mean", "std", "samples"):
+        assert np.array_equal(getattr(read, name), getattr(written, name).astype(np.float32))
+    assert read.hyperparameters == pytest.approx(written.hyperparameters)
+    assert read.scores == pytest.approx(written.scores)
+    assert read.settings == written.settings
+    assert set(read.trace) == set(written.trace)
+    assert json.loads(path.with_suffix(".json").read_text())["uncertainty"]["status"] == (
+        "CONVERGED"
+    )
+    write_run(run, tmp_path / "without.h5")
+    assert read_run(tmp_path / "without.h5").uncertainty is None
+    with h5py.File(path, "a") as file:
+        del file["uncertainty/std"]
+    with pytest.raises(FileFormatError, match="std"):
+        read_run(path)
+
+
+def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch):
+    from dipct.pipeline import posterior_of_model
+
+    settings = {"storage": "memory", "tv_probes": 4, "samples": 200}
+    whole = dipct.quantify(run, **settings).uncertainty
+    stages = tmp_path / "uq.h5.stages"
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(posterior_of_model, "tune", interrupt)
+        with pytest.raises(Interrupted, match="finished stages are kept"):
+            dipct.quantify(run, checkpoint=stages, **settings)
+    assert {path.name for path in stages.iterdir()} == {"gram.pt", "edges.pt"}
+    before = {path: path.stat().st_mtime_ns for path in stages.iterdir()}
+    resumed = dipct.quantify(run, checkpoint=stages, resume=True, **settings).uncertainty
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert resumed.hyperparameters == pytest.approx(whole.hyperparameters)
+    np.testing.assert_allclose(resumed.std, whole.std, rtol=1e-3, atol=1e-6)
+    with pytest.raises(ConfigurationError, match="other settings"):
+        dipct.quantify(run, checkpoint=stages, resume=True, **settings | {"samples": 8})
+    (stages / "gram.pt").write_bytes(b"nothing")
+    with pytest.raises(ConfigurationError, match="damaged"):
+        dipct.quantify(run, checkpoint=stages, resume=True, **settings)
+    with pytest.raises(ConfigurationError, match="nothing to resume"):
+        dipct.quantify(run, checkpoint=tmp_path / "none", resume=True)
+
+
+def test_a_run_without_network_is_refused(run):
+    other = dipct.reconstruct(run.scan, method="sirt", iterations=5)
+    with pytest.raises(ConfigurationError, match="has no generator"):
+        dipct.quantify(other)
+
+
+def test_a_scan_changed_since_is_refused(run):
+    geometry = type(run.scan.geometry)(
+        run.scan.geometry.angles + 0.5,
+        run.scan.geometry.n_columns,
+        run.scan.geometry.column_spacing,
+    )
+    with pytest.raises(ConfigurationError, match="not the one that was reconstructed"):
+        dipct.quantify(replace(run, scan=replace(run.scan, geometry=geometry)))
+    generator = dict(run.generator) | {"theta": run.generator["theta"] + 0.1}
+    with pytest.raises(ConfigurationError, match="image of its network"):
+        dipct.quantify(replace(run, generator=generator))
+
+
+def test_a_run_without_noise_model_is_refused(run):
+    with pytest.raises(ConfigurationError, match="no noise model"):
+        dipct.quantify(replace(run, scan=replace(run.scan, noise=None)))
+
+
+def test_a_network_far_from_the_data_is_warned_of(run, caplog):
+    early = dipct.reconstruct(
+        run.scan, method="dip", iterations=3, tv_weight=1.0, stopping="none", precision="float32"
+    )
+    with caplog.at_level(logging.WARNING, logger="dipct"):
+        dipct.quantify(early, iterations=1)
+    assert "linearised far from where it explains the scan" in caplog.text
+
+
+def test_too_little_memory_names_the_alternatives(run, monkeypatch):
+    from dipct.pipeline import posterior_memory
+
+    monkeypatch.setattr(posterior_memory, "free_memory", lambda device: 10_000)
+    with pytest.raises(InsufficientMemoryError, match="Use fewer views, bin the detector"):
+        dipct.quantify(run, storage="memory")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"evidence": "precise"}, "evidence"),
+        ({"sample": 3}, "Did you mean samples"),
+        ({"samples": 1}, "samples"),
+        ({"prior": "g", "tv_prior": True}, "length scales"),
+        ({"prior": "g", "smoothness": "3/2"}, "smoothness belongs"),
+        ({"tv_prior": False, "tv_prior_weight": 1.0}, "no meaning without"),
+        ({"tv_probes": True}, "true or false"),
+    ],
+)
+def test_wrong_settings(run, settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        dipct.quantify(run, **settings)
+
+
+def test_a_configuration_and_settings_exclude_each_other(run):
+    with pytest.raises(ConfigurationError, match="not both"):
+        dipct.quantify(run, UncertaintySettings(), seed=1)
+
+
+def test_isotropic_total_variation_has_no_closed_form(run):
+    isotropic = dict(run.configuration) | {"isotropic": True}
+    with pytest.raises(ConfigurationError, match="--no-tv-prior"):
+        dipct.quantify(replace(run, configuration=isotropic), tv_prior=True)
+    assert (
+        dipct.quantify(replace(run, configuration=isotropic), iterations=1).uncertainty.settings[
+            "tv_prior"
+        ]
+        is False
+    )
+
+
+def test_command_line(run, tmp_path, dipct_command):
+    path, out = tmp_path / "dip.h5", tmp_path / "uq.h5"
+    write_run(run, path)
+    done = dipct_command("uncertainty", path, "--out", out, "--samples", "8", "--no-tv-prior")
+    assert done.code == 0, done.err
+    assert "log evidence" in done.out
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "dip.h5",
+        "dip.json",
+        "uq.h5",
+        "uq.json",
+        "uq.png",
+    }
+    with h5py.File(out) as file:
+        assert file["uncertainty/mean"].shape == file["uncertainty/std"].shape == (12, 12)
+        assert file["uncertainty/samples"].shape == (8, 12, 12)
+    assert read_run(out).uncertainty.settings["tv_prior"] is False
+
+
+def test_command_line_refuses_before_any_work(run, tmp_path, dipct_command):
+    path = tmp_path / "dip.h5"
+    write_run(run, path)
+    wrong = dipct_command("uncertainty", path, "--out", path)
+    assert wrong.code != 0
+    assert "would replace an input" in wrong.err
+    wrong = dipct_command("uncertainty", path, "--out", tmp_path / "uq.h5", "--resume")
+    assert wrong.code != 0
+    assert "start without --resume" in wrong.err
+    wrong = dipct_command("uncertainty", tmp_path / "none.h5", "--out", tmp_path / "uq.h5")
+    assert wrong.code != 0
