@@ -1,6 +1,7 @@
 """Image priors: operators from parameters to images."""
 
 from dipct.generator.base import Generator as Generator
+from dipct.generator.channel_dropout import channel_dropout as channel_dropout
 from dipct.generator.deep_decoder import DeepDecoder as DeepDecoder
 from dipct.generator.network import Network as Network
 from dipct.generator.network import NetworkGenerator as NetworkGenerator

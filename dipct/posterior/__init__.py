@@ -23,6 +23,7 @@ from dipct.posterior.linearised_model import NetworkPasses as NetworkPasses
 from dipct.posterior.linearised_model import WeightJacobian as WeightJacobian
 from dipct.posterior.matern_prior import MaternPrior as MaternPrior
 from dipct.posterior.noise_correction import noise_correction as noise_correction
+from dipct.posterior.pixel_process import PixelProcess as PixelProcess
 from dipct.posterior.posterior import DensePosterior as DensePosterior
 from dipct.posterior.posterior import PathwisePosterior as PathwisePosterior
 from dipct.posterior.posterior import Posterior as Posterior

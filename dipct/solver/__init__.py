@@ -12,6 +12,7 @@ from dipct.solver.discrepancy import DiscrepancyPrinciple as DiscrepancyPrincipl
 from dipct.solver.discrepancy import WeightChoice as WeightChoice
 from dipct.solver.discrepancy import attainable_discrepancy as attainable_discrepancy
 from dipct.solver.discrepancy import tv_weight_by_discrepancy as tv_weight_by_discrepancy
+from dipct.solver.dropout import DropoutOptimiser as DropoutOptimiser
 from dipct.solver.iteration import Callback as Callback
 from dipct.solver.iteration import Method as Method
 from dipct.solver.iteration import StoppingRule as StoppingRule

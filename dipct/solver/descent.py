@@ -91,7 +91,7 @@ class GeneratorFit(Method):
     def step(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Method.step`."""
         step, theta = int(tensors["step"]), tensors["theta"]
-        here = self.loss.differentiate(theta)
+        here = self._optimiser.evaluate(theta, self.loss, step)
         with torch.no_grad():
             kept = self._selection.update(tensors, _iterate(step, theta, here))
             theta, memory = self._optimiser.step(theta, tensors, here, self.loss, step)

@@ -25,6 +25,16 @@ class Optimiser(ABC):
             theta: first parameters, [... P].
         """
 
+    def evaluate(self, theta: Tensor, loss: GeneratorLoss, step: int) -> Evaluation:
+        """The loss and its gradient from which the next step is made.
+
+        Args:
+            theta: [... P].
+            loss: what is minimised.
+            step: completed steps.
+        """
+        return loss.differentiate(theta)
+
     @abstractmethod
     def step(
         self,
