@@ -29,6 +29,8 @@ SMALLER = [
     ("--rank 50", "--rank 2"),
 ]
 """What makes the snippets fast enough to be run every time."""
+TORCH_OWN = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
+"""What torch.func.jvp raises inside torch on its first use."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def run_snippets(path, folder, changes=()):
         for old, new in changes:
             code = code.replace(old, new)
         if snippet.language == "python":
-            command = [sys.executable, "-W", "error", "-c", code]
+            command = [sys.executable, "-W", "error", "-W", TORCH_OWN, "-c", code]
         else:
             prelude = f'set -euo pipefail\ndipct() {{ "{sys.executable}" -m dipct.cli "$@"; }}\n'
             command = ["bash", "-c", prelude + code]
