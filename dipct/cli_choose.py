@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from dipct.cli_options import AngularRange, Bin, Device, Pixels, Reader, Views
-from dipct.terminal import OUT, check_output, reader_options, say
+from dipct.cli_options import AngularRange, Bin, Device, Pixels, Reader, Resume, Views
+from dipct.terminal import OUT, check_output, reader_options, remove_stages, say
 
 
 def choose(
@@ -35,6 +35,7 @@ def choose(
     pixels: Pixels = None,
     device: Device = None,
     reader: Reader = None,
+    resume: Resume = False,
 ) -> None:
     """Choose the network to fine-tune, by trying each on the Shepp-Logan phantom."""
     from dipct.configuration import Settings
@@ -45,6 +46,7 @@ def choose(
     from dipct.pretrain import write_pretrained_network
 
     figure, record = out.with_suffix(".png"), out.with_suffix(".json")
+    stages = out.with_name(f"{out.name}.stages")
     for path, suffix in ((out, ".h5"), (figure, ".png"), (record, ".json")):
         check_output(path, suffix, scan, *networks)
     selection = {"views": views, "angular_range": angular_range, "bin": bin, "pixels": pixels}
@@ -57,6 +59,8 @@ def choose(
         iterations=iterations,
         baseline_iterations=baseline_iterations,
         tolerance_db=tolerance,
+        checkpoint=stages,
+        resume=resume,
         progress=True,
         device=device or "cpu",
     )
@@ -106,5 +110,6 @@ def choose(
             str(row["rise_step"]),
             "" if reached is None else str(reached),
         )
+    remove_stages(stages)
     OUT.print(table)
     say(f"Wrote {out}, {figure} and {record}.")

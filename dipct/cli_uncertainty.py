@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from dipct.cli_options import Resume
-from dipct.errors import ConfigurationError
-from dipct.terminal import check_output, print_rows, say
+from dipct.terminal import check_output, print_rows, remove_stages, say
 
 
 class EvidenceChoice(StrEnum):
@@ -103,10 +102,6 @@ def uncertainty(
         "device": device,
     }
     settings = UncertaintySettings.from_values({k: v for k, v in given.items() if v is not None})
-    if resume and not stages.is_dir():
-        raise ConfigurationError(
-            f"There is no folder {stages} to resume from; start without --resume."
-        )
     found = quantify(read_run(run), settings, checkpoint=stages, resume=resume, progress=True)
     write_run(found, out)
     remove_stages(stages)
@@ -122,10 +117,3 @@ def uncertainty(
     }
     print_rows(rows)
     say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
-
-
-def remove_stages(folder: Path) -> None:
-    """Remove the folder of stages once the result is safe."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

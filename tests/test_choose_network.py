@@ -19,7 +19,7 @@ from dipct import (
     write_pretrained_network,
     write_scan,
 )
-from dipct.errors import ConfigurationError, ConvergenceError, FileFormatError
+from dipct.errors import ConfigurationError, ConvergenceError, FileFormatError, Interrupted
 from dipct.evaluation import Convergence
 from dipct.pipeline import choose_network
 from dipct.pipeline.choose_network import Trial, _best
@@ -48,6 +48,37 @@ def choice(scan, files):
     scan = replace(scan, projections=100 * scan.projections, noise=None)
     networks, twice = [files["bad"], files["good"]], FAST | {"repeats": 2}
     return choose_network(scan, networks, snapshots=1, **twice)
+
+
+def test_finished_fits_are_not_done_again(scan, files, tmp_path, monkeypatch):
+    module = import_module("dipct.pipeline.choose_network")
+    networks, stages = [files["bad"], files["good"]], tmp_path / "stages"
+    whole = choose_network(scan, networks, **FAST)
+    calls = []
+
+    def stop_at_the_third(*arguments, **settings):
+        calls.append(settings)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return reconstruct(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "reconstruct", stop_at_the_third)
+        with pytest.raises(Interrupted, match="what is finished is kept"):
+            choose_network(scan, networks, checkpoint=stages, **FAST)
+    assert {p.name for p in stages.iterdir()} == {"untrained-0.pt", "candidate-0-0.pt"}
+    calls.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module, "reconstruct", lambda *a, **s: calls.append(s) or reconstruct(*a, **s)
+        )
+        resumed = choose_network(scan, networks, checkpoint=stages, resume=True, **FAST)
+    assert [call["method"] for call in calls] == ["edip"]
+    assert resumed.chosen == whole.chosen
+    for one, other in zip(resumed.trials, whole.trials, strict=True):
+        np.testing.assert_array_equal(one.psnr_db, other.psnr_db)
+    with pytest.raises(ConfigurationError, match="other settings"):
+        choose_network(scan, networks, checkpoint=stages, resume=True, **FAST | {"iterations": 21})
 
 
 # What is tried, and how

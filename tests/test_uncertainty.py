@@ -163,7 +163,7 @@ def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(posterior_of_model, "tune", interrupt)
-        with pytest.raises(Interrupted, match="finished stages are kept"):
+        with pytest.raises(Interrupted, match="what is finished is kept"):
             dipct.quantify(run, checkpoint=stages, **settings)
     assert {path.name for path in stages.iterdir()} == {"gram.pt", "edges.pt"}
     before = {path: path.stat().st_mtime_ns for path in stages.iterdir()}

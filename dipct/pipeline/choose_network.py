@@ -1,5 +1,7 @@
 """The verb choose: which pretrained network to fine-tune, without the object that is imaged."""
 
+import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -8,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from dipct.errors import ConfigurationError, ConvergenceError
+from dipct.errors import ConfigurationError, ConvergenceError, Interrupted
 from dipct.evaluation.convergence import Convergence, convergence
+from dipct.measurement.digest import scan_digest
 from dipct.measurement.scan import Scan
 from dipct.pipeline.reconstruct import reconstruct
 from dipct.pipeline.simulate import simulate
+from dipct.pipeline.stages import Stages
 from dipct.pretrain.pretrained_network import (
     PretrainedNetwork,
     read_pretrained_network,
     write_pretrained_network,
 )
 from dipct.pretrain.snapshots import Snapshots, spread_snapshots
-from dipct.run import Run
 
 _LOG = logging.getLogger(__name__)
 PHANTOM = "shepp-logan"
@@ -75,6 +79,8 @@ def choose_network(
     baseline_iterations: int = 2000,
     tolerance_db: float = 0.25,
     device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     progress: bool = False,
 ) -> NetworkChoice:
     """Choose a pretrained network on the Shepp-Logan phantom (Barbano et al., arXiv 2111.11926).
@@ -93,6 +99,9 @@ def choose_network(
         baseline_iterations: steps of the untrained network.
         tolerance_db: how far below the best steady PSNR a candidate may be, in dB.
         device: where to compute.
+        checkpoint: keep what finished fits found in this folder. It stays until the caller removes
+            it, who knows when the result is safe.
+        resume: go on with what the folder holds.
         progress: show a progress display.
 
     Returns:
@@ -103,6 +112,7 @@ def choose_network(
             impossible numbers.
         FileFormatError: not a pretrained network.
         ConvergenceError: every fine-tuning diverged.
+        Interrupted: stopped by the user; finished fits are kept.
     """
     if min(repeats, iterations, baseline_iterations) < 1 or snapshots < 0 or not tolerance_db >= 0:
         raise ConfigurationError(
@@ -121,45 +131,49 @@ def choose_network(
     # Without noise there is no fit; a thousandth is nearly none.
     noise = max(float(first.pairs["noise_level"]), 1e-3)
     scans = [simulate(PHANTOM, geometry=scan, noise=noise, seed=seed) for seed in range(repeats)]
+    numbers = (repeats, iterations, baseline_iterations)
+    folder = None if checkpoint is None else Path(checkpoint)
+    stages = Stages(folder, _problem(scan, candidates, numbers), resume=resume)
     common = {"stopping": "none", "device": device, "progress": progress}
-    untrained = {name: first.network[name] for name in ("output", "upsampling")}
-    _LOG.info("The untrained network ...")
-    runs = [
-        reconstruct(
-            each,
-            method="dip",
-            network=first.network["name"],
-            input=first.pairs["input"],
-            iterations=baseline_iterations,
-            seed=seed,
-            **untrained,
-            **common,
-        )
-        for seed, each in enumerate(scans)
-    ]
-    baseline = _trial("untrained", None, runs, None)
-    trials: list[Trial] = []
-    # The same for all, since it depends on the scan alone.
-    weights: list[Any] = ["auto"] * repeats
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (_, network) in candidates.items():
-            _LOG.info("%s ...", name)
-            init = str(Path(folder) / "candidate.h5")
-            write_pretrained_network(network, init)
-            runs = [
-                reconstruct(
-                    each,
-                    method="edip",
-                    init=init,
-                    iterations=iterations,
-                    seed=seed,
-                    tv_weight=weights[seed],
-                    **common,
-                )
-                for seed, each in enumerate(scans)
-            ]
-            weights = [run.configuration["tv_weight"] for run in runs]
-            trials.append(_trial(name, network, runs, baseline.figures.steady_db))
+    untrained = {name: first.network[name] for name in ("output", "upsampling")} | {
+        "network": first.network["name"],
+        "input": first.pairs["input"],
+        "iterations": baseline_iterations,
+    }
+
+    def fit(name: str, seed: int, **settings: Any) -> dict[str, Any]:
+        def compute() -> dict[str, Any]:
+            run = reconstruct(scans[seed], seed=seed, **settings, **common)
+            return {
+                "iteration": torch.from_numpy(run.history["iteration"]),
+                "psnr_db": torch.from_numpy(run.history["psnr_db"]),
+                "diverged": run.status == "DIVERGED",
+                "tv_weight": run.configuration["tv_weight"],
+            }
+
+        return stages(f"{name}-{seed}", compute, torch.device("cpu"))
+
+    try:
+        _LOG.info("The untrained network ...")
+        fits = [fit("untrained", seed, method="dip", **untrained) for seed in range(repeats)]
+        baseline = _trial("untrained", None, fits, None)
+        trials: list[Trial] = []
+        # The same for all, since it depends on the scan alone.
+        weights: list[Any] = ["auto"] * repeats
+        with tempfile.TemporaryDirectory() as beside:
+            for i, (name, (_, network)) in enumerate(candidates.items()):
+                _LOG.info("%s ...", name)
+                init = str(Path(beside) / "candidate.h5")
+                write_pretrained_network(network, init)
+                settings = {"method": "edip", "init": init, "iterations": iterations}
+                fits = [
+                    fit(f"candidate-{i}", seed, tv_weight=weights[seed], **settings)
+                    for seed in range(repeats)
+                ]
+                weights = [each["tv_weight"] for each in fits]
+                trials.append(_trial(name, network, fits, baseline.figures.steady_db))
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(stages.interrupted()) from None
     chosen = _best(trials, tolerance_db)
     path, network = candidates[trials[chosen].name]
     return NetworkChoice(_with_snapshots(network, path), chosen, tuple(trials), baseline)
@@ -207,16 +221,31 @@ def _candidates(
 
 
 def _trial(
-    name: str, network: PretrainedNetwork | None, runs: Sequence[Run], baseline_db: float | None
+    name: str,
+    network: PretrainedNetwork | None,
+    fits: Sequence[dict[str, Any]],
+    baseline_db: float | None,
 ) -> Trial:
-    diverged = any(run.status == "DIVERGED" for run in runs)
+    diverged = any(fit["diverged"] for fit in fits)
     if diverged:
         _LOG.warning("%s diverged on the phantom and is left out.", name)
-    shortest = min(len(run.history["iteration"]) for run in runs)
-    steps = runs[0].history["iteration"][:shortest]
-    psnr_db = np.stack([run.history["psnr_db"][:shortest] for run in runs])
+    shortest = min(len(fit["iteration"]) for fit in fits)
+    steps = fits[0]["iteration"][:shortest].numpy()
+    psnr_db = np.stack([fit["psnr_db"][:shortest].numpy() for fit in fits])
     figures = convergence(steps, psnr_db, baseline_db=baseline_db)
     return Trial(name, network, steps, psnr_db, figures, diverged)
+
+
+def _problem(
+    scan: Scan,
+    candidates: dict[str, tuple[str, PretrainedNetwork]],
+    numbers: tuple[int, int, int],
+) -> str:
+    """Digest of all that decides the fits."""
+    digest = hashlib.sha256(json.dumps([scan_digest(scan), numbers]).encode())
+    for _, network in candidates.values():
+        digest.update(np.ascontiguousarray(network.theta).tobytes())
+    return digest.hexdigest()
 
 
 def _best(trials: Sequence[Trial], tolerance_db: float) -> int:

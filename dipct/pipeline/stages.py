@@ -37,7 +37,6 @@ class Stages:
             return
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
         for path in folder.glob("*.tmp"):
             path.unlink()
 
@@ -60,6 +59,8 @@ class Stages:
         if path.exists():
             return self._read(path, device)
         result = compute()
+        # Not before there is something to keep.
+        self.folder.mkdir(exist_ok=True)
         beside = path.with_suffix(".tmp")
         torch.save({"problem": self._problem, **result}, beside)
         os.replace(beside, path)
@@ -80,7 +81,8 @@ class Stages:
         _LOG.info("Taken from %s.", path)
         return kept
 
-    def remove(self) -> None:
-        """Remove what was kept, once the result of all stages is safe."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def interrupted(self) -> str:
+        """What to say to a user who stopped the work."""
+        if self.folder is None:
+            return "Stopped; nothing was to be kept."
+        return f"Stopped; what is finished is kept in {self.folder}. Go on with --resume."

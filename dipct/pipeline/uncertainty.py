@@ -83,8 +83,7 @@ def quantify(
         with WorkDisplay(progress) as display:
             found = infer(model, configuration, stages, display)
     except KeyboardInterrupt:
-        kept = "nothing was kept" if folder is None else f"finished stages are kept in {folder}"
-        raise Interrupted(f"Stopped; {kept}. Go on with --resume.") from None
+        raise Interrupted(stages.interrupted()) from None
     return replace(
         run, uncertainty=_result(run, configuration, model, scale, operator, found, began)
     )
