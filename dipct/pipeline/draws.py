@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dipct.pipeline.hyperparameters import deciding
 from dipct.pipeline.stages import Stages
 from dipct.posterior import PathwisePosterior
 from dipct.progress import WorkDisplay
@@ -41,6 +42,7 @@ def draw(
             f"draws-{i}",
             lambda count=count, seed=seed: {"draws": posterior.sample(count, seed=seed)},
             posterior.mean.device,
+            deciding(settings) | {"mean": settings.mean, "count": count},
         )
         parts.append(kept["draws"])
         report(start + count, number)

@@ -64,7 +64,8 @@ def probed_edges(
         )
         return {"differences": found.differences, "variances": list(found.variances)}
 
-    kept = stages("edges", compute, model.residual.device)
+    decided = {"probes": settings.tv_probes, "seed": settings.seed}
+    kept = stages("edges", compute, model.residual.device, decided)
     return EdgeVariances(kept["differences"], tuple(kept["variances"]))
 
 
@@ -76,6 +77,11 @@ def hyperprior_of(
         return None
     assert settings.tv_prior_weight is not None
     return TotalVariationPrior(prior, edges, settings.tv_prior_weight)
+
+
+def deciding(settings: UncertaintySettings) -> dict[str, Any]:
+    """Settings that decide the hyper-parameters, and with them everything after."""
+    return settings.model_dump(exclude={"samples", "mean", "device"})
 
 
 def tuned(
@@ -104,7 +110,7 @@ def tuned(
         trace = {name: torch.from_numpy(values) for name, values in found.trace.items()}
         return vars(found) | {"trace": trace, "names": list(found.names)}
 
-    kept = stages("tuning", compute, torch.device("cpu"))
+    kept = stages("tuning", compute, torch.device("cpu"), deciding(settings))
     trace = {name: values.numpy() for name, values in kept["trace"].items()}
     tuning = Tuning(**kept | {"trace": trace, "names": tuple(kept["names"])})
     if tuning.advice:

@@ -142,7 +142,7 @@ def _dense(
         )
         return found
 
-    kept = stages("gram", compute, device)
+    kept = stages("gram", compute, device, {"of": "image", "prior": settings.prior})
     gram = kept["gram"]
     prior = prior_of(model, settings, kept)
     of_data = torch.stack([operator @ matrix @ operator.mT for matrix in gram])
@@ -207,7 +207,8 @@ def _exact(
         )
         return found
 
-    kept = stages("gram", compute, device)
+    decided = {"of": "data", "prior": settings.prior, "seed": settings.seed}
+    kept = stages("gram", compute, device, decided)
     prior = prior_of(model, settings, kept)
     evidence = ExactEvidence(prior, kept["gram"], model.residual, model.noise_variance)
     edges = probed_edges(model, prior, settings, stages, display)

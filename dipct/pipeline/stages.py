@@ -1,10 +1,12 @@
 """Long work in stages whose results are kept until all of it is done."""
 
+import hashlib
+import json
 import logging
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ class Stages:
 
     Args:
         folder: where to keep them; None keeps nothing.
-        problem: digest of everything that decides the results.
+        problem: digest of what decides all results.
         resume: whether to use what is there; otherwise it is removed.
 
     Raises:
-        ConfigurationError: nothing to resume from, or results of another problem.
+        ConfigurationError: nothing to resume from.
     """
 
     def __init__(self, folder: Path | None, problem: str, *, resume: bool = False) -> None:
@@ -41,7 +43,11 @@ class Stages:
             path.unlink()
 
     def __call__(
-        self, name: str, compute: Callable[[], dict[str, Any]], device: torch.device
+        self,
+        name: str,
+        compute: Callable[[], dict[str, Any]],
+        device: torch.device,
+        decided_by: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The result of a stage.
 
@@ -49,20 +55,23 @@ class Stages:
             name: unique among the stages.
             compute: makes it, of tensors and plain values.
             device: where it shall be.
+            decided_by: plain values that decide this result too: what was kept for others is not
+                used.
 
         Raises:
-            ConfigurationError: the kept result is of another problem, or damaged.
+            ConfigurationError: the kept result is damaged.
         """
         if self.folder is None:
             return compute()
-        path = self.folder / f"{name}.pt"
+        text = json.dumps([self._problem, dict(decided_by or {})], sort_keys=True)
+        path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
         if path.exists():
             return self._read(path, device)
         result = compute()
         # Not before there is something to keep.
         self.folder.mkdir(exist_ok=True)
         beside = path.with_suffix(".tmp")
-        torch.save({"problem": self._problem, **result}, beside)
+        torch.save(result, beside)
         os.replace(beside, path)
         return result
 
@@ -73,11 +82,6 @@ class Stages:
             raise ConfigurationError(
                 f"{path} is damaged; remove it, or start without --resume."
             ) from error
-        if kept.pop("problem", None) != self._problem:
-            raise ConfigurationError(
-                f"{self.folder} holds results for another reconstruction or other settings; give "
-                "those again, or start without --resume."
-            )
         _LOG.info("Taken from %s.", path)
         return kept
 

@@ -1,7 +1,6 @@
 """The verb quantify: from a reconstruction by a network to how far it can be trusted."""
 
 import hashlib
-import json
 import logging
 import time
 from dataclasses import replace
@@ -78,7 +77,7 @@ def quantify(
     device = find_device(configuration.device)
     model, scale, operator = linearised_model_of(run, device)
     folder = None if checkpoint is None else Path(checkpoint)
-    stages = Stages(folder, _problem(run, configuration), resume=resume)
+    stages = Stages(folder, _problem(run), resume=resume)
     try:
         with WorkDisplay(progress) as display:
             found = infer(model, configuration, stages, display)
@@ -168,10 +167,11 @@ def _resolved(configuration: UncertaintySettings, run: Run) -> UncertaintySettin
     return configuration.model_copy(update=changes)
 
 
-def _problem(run: Run, configuration: UncertaintySettings) -> str:
-    values = configuration.to_values()
-    text = json.dumps([scan_digest(run.scan), values], sort_keys=True)
-    digest = hashlib.sha256(text.encode())
+def _problem(run: Run) -> str:
+    digest = hashlib.sha256(scan_digest(run.scan).encode())
+    if run.scan.noise is not None:
+        std = run.scan.noise.std_of(run.scan.projections)
+        digest.update(np.ascontiguousarray(std).tobytes())
     digest.update(np.ascontiguousarray(run.generator["theta"]).tobytes())
     return digest.hexdigest()
 
