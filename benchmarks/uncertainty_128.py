@@ -2,7 +2,7 @@
 
 A simulated walnut with 20 parallel views, and the HTC2022 disc `ta` with 30 views: linearised
 Laplace around the network of 64 channels (448 704 weights), evidence exact from Gram matrices; at
-its maximum the stochastic estimates of value and gradient are held against it.
+the hyper-parameters found the stochastic estimates of value and gradient are held against it.
 
     DIPCT_DATA=... python benchmarks/uncertainty_128.py                # runs what is not done yet
     python benchmarks/uncertainty_128.py --only walnut                 # one scan
@@ -24,11 +24,16 @@ from skimage.transform import resize_local_mean
 import dipct
 from dipct.figures import save_figure, uncertainty_figure
 from dipct.pipeline.uncertainty import linearised_model_of
-from dipct.posterior import ExactEvidence, MaternPrior, StochasticEvidence
+from dipct.posterior import (
+    ExactEvidence,
+    LinearisedModel,
+    MaternPrior,
+    StochasticEvidence,
+)
 
 FOLDER = RESULTS / "uncertainty_128"
 RUNS = FOLDER / "runs"
-PIXELS, STEPS, DRAWS, PROBES = 128, 3000, 1024, 10
+PIXELS, STEPS, DRAWS, PROBES = 128, 3000, 512, 10
 SCANS = ("walnut", "ta")
 # One step of the published tuning without total variation: probes and one more right-hand side, ten
 # iterations of conjugate gradients, forwards and backwards; of the preconditioner, rank and
@@ -97,6 +102,7 @@ def exact(name: str, tv_prior: bool) -> dict:
         "advice": found.advice,
         "iterations": len(found.trace["noise"]) - 1,
         "passes": found.network_passes,
+        "passes_without_draws": passes_without_draws(model, found, tv_prior),
         "published_passes": published_passes(
             len(MaternPrior(model.parameters).length_scales), tv_prior
         ),
@@ -108,6 +114,13 @@ def exact(name: str, tv_prior: bool) -> dict:
         "discrepancy": run.metrics["reduced_chi_squared"],
         "machine": machine(),
     }
+
+
+def passes_without_draws(model: LinearisedModel, found: dipct.Uncertainty, tv_prior: bool) -> int:
+    """One for every datum, one for the residual, and those of the total variation prior."""
+    positions = sum(group.positions for group in MaternPrior(model.parameters).groups)
+    variation = int(found.settings["tv_probes"]) * positions if tv_prior else 0
+    return model.n_data + 1 + variation
 
 
 def published_passes(blocks: int, tv_prior: bool) -> int:
@@ -126,8 +139,8 @@ def gram_file(name: str) -> Path:
 
 
 def stochastic(name: str) -> dict:
-    """Estimates by passes through the network at the exact maximum."""
-    run = dipct.read_run(RUNS / f"{name}-evidence.h5")
+    """Estimates by passes through the network at the hyper-parameters that were found."""
+    run = dipct.read_run(RUNS / f"{name}-evidence-and-tv.h5")
     model, _, _ = linearised_model_of(run, torch.device("cpu"))
     prior = MaternPrior(model.parameters)
     gram = torch.load(gram_file(name), weights_only=True)["gram"]
@@ -179,7 +192,7 @@ def write_pages() -> None:
                     f"{scores['signed_calibration_error']:+.2f}",
                     f"{scores['error_correlation_spearman']:.2f}",
                     str(r["passes"]),
-                    f"{r['published_passes'] / (r['passes'] - 2 * DRAWS):.0f}",
+                    f"{r['published_passes'] / r['passes_without_draws']:.0f}",
                     f"{r['seconds'] / 60:.0f}",
                 ]
             )
@@ -199,8 +212,8 @@ def check_text(name: str, r: dict) -> str:
     )
     inside = int(np.sum(np.abs(found - exactly) < 2 * error))
     return (
-        f"`{name}`, stochastic estimates at the maximum, {PROBES} probes: value "
-        f"{r['value']:.1f} ± {r['value_error']:.1f} nat, exactly {r['exact_value']:.1f}; "
+        f"`{name}`, stochastic estimates at the hyper-parameters of evidence and TV, {PROBES} "
+        f"probes: value {r['value']:.1f} ± {r['value_error']:.1f} nat, exactly {r['exact_value']:.1f}; "
         f"{inside} of {len(found)} components of the gradient within two standard errors; "
         f"largest residual of a linear system {max(r['residuals']):.1e}; {r['passes']} passes, "
         f"{r['seconds'] / 60:.0f} minutes."
@@ -216,9 +229,9 @@ def main() -> None:
     if not options.table:
         for name in [options.only] if options.only else SCANS:
             for words, work in (
-                ("evidence", lambda name=name: exact(name, False)),
                 ("evidence-and-tv", lambda name=name: exact(name, True)),
                 ("stochastic", lambda name=name: stochastic(name)),
+                ("evidence", lambda name=name: exact(name, False)),
             ):
                 path = FOLDER / f"{name}-{words}.json"
                 if path.exists():

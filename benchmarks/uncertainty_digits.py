@@ -175,7 +175,7 @@ def tune_rates() -> dict[str, float]:
             values = dict.fromkeys(map(str, RATES), 0.0)
             for index in TUNING_IMAGES:
                 scan = scan_of(index, *TUNING_CELL)
-                run = reconstruct(scan, 0, settings(scan, *TUNING_CELL, False) | {"iterations": 0})
+                run = reconstruct(scan, 0, settings(scan, *TUNING_CELL, False) | {"iterations": 1})
                 run = dipct.Run(**vars(run) | {"iterations": STEPS})
                 correction = noise_correction(
                     dipct.ray_transform(scan.geometry, scan.grid),

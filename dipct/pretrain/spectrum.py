@@ -73,7 +73,7 @@ def network_spectra(
         settings: how exactly.
     """
     layout = generator.layout
-    weights = layout.mask(kinds=[Kind.CONVOLUTION]).to(generator.z.device)
+    weights = layout.mask(kinds=[Kind.CONVOLUTION], used=True).to(generator.z.device)
     reference = next(iter(thetas.values()))
     first: SingularTriplets | None = None
     found = []
@@ -123,7 +123,7 @@ def _triplets(jacobian: Jacobian, weights: Tensor, settings: SpectrumSettings) -
 def _movement(layout: ParameterLayout, start: Tensor, end: Tensor) -> dict[str, float]:
     moved = {}
     for block in layout.blocks:
-        mask = layout.mask(blocks=[block], kinds=[Kind.CONVOLUTION]).to(start.device)
+        mask = layout.mask(blocks=[block], kinds=[Kind.CONVOLUTION], used=True).to(start.device)
         if bool(mask.any()):
             size = torch.linalg.vector_norm(start[mask])
             moved[block] = float(torch.linalg.vector_norm((end - start)[mask]) / size)
