@@ -213,7 +213,8 @@ def check_text(name: str, r: dict) -> str:
     inside = int(np.sum(np.abs(found - exactly) < 2 * error))
     return (
         f"`{name}`, stochastic estimates at the hyper-parameters of evidence and TV, {PROBES} "
-        f"probes: value {r['value']:.1f} ± {r['value_error']:.1f} nat, exactly {r['exact_value']:.1f}; "
+        f"probes: value {r['value']:.1f} ± {r['value_error']:.1f} nat, exactly "
+        f"{r['exact_value']:.1f}; "
         f"{inside} of {len(found)} components of the gradient within two standard errors; "
         f"largest residual of a linear system {max(r['residuals']):.1e}; {r['passes']} passes, "
         f"{r['seconds'] / 60:.0f} minutes."
