@@ -80,7 +80,7 @@ def exact(name: str, tv_prior: bool) -> dict:
         run,
         evidence="exact",
         tv_prior=tv_prior,
-        samples=DRAWS,
+        draws=DRAWS,
         checkpoint=stages,
         resume=stages.exists(),
         progress=True,
@@ -107,7 +107,7 @@ def exact(name: str, tv_prior: bool) -> dict:
             len(MaternPrior(model.parameters).length_scales), tv_prior
         ),
         "seconds": found.duration_s,
-        "storage": found.settings["storage"],
+        "storage": found.settings["kept"],
         "data": model.n_data,
         "weights": model.n_weights,
         "psnr_db": run.metrics["psnr_db"],

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dipct.cli_options import AngularRange, Bin, Device, Pixels, Reader, Resume, Views
-from dipct.terminal import OUT, check_output, reader_options, remove_stages, say
+from dipct.terminal import OUT, check_output, reader_options, say
 
 
 def choose(
@@ -43,6 +43,7 @@ def choose(
     from dipct.measurement.hdf5 import write_bytes_whole
     from dipct.pipeline import choose_network, open_scan
     from dipct.pipeline.prepare import prepare
+    from dipct.pipeline.stages import remove_stages
     from dipct.pretrain import write_pretrained_network
 
     figure, record = out.with_suffix(".png"), out.with_suffix(".json")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dipct.cli_options import Resume
-from dipct.terminal import check_output, print_rows, remove_stages, say
+from dipct.terminal import check_output, print_rows, say
 
 
 class EvidenceChoice(StrEnum):
@@ -69,6 +69,9 @@ def uncertainty(
     samples: Annotated[
         int | None, typer.Option(help="Images to draw and keep; by default none are kept.")
     ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Images that the standard deviation is made of, if not exact.")
+    ] = 1024,
     iterations: Annotated[int, typer.Option(help="Most iterations of the tuning.")] = 200,
     storage: Annotated[
         StorageChoice, typer.Option(help="Where the Jacobian of the data is kept.")
@@ -80,6 +83,7 @@ def uncertainty(
     """Quantify how far a reconstruction can be trusted; writes a run file, JSON and a figure."""
     from dipct.figures import save_figure, uncertainty_figure
     from dipct.pipeline import quantify
+    from dipct.pipeline.stages import remove_stages
     from dipct.run import read_run, write_run
     from dipct.uncertainty import UncertaintySettings
 
@@ -96,6 +100,7 @@ def uncertainty(
         "mean": mean.value,
         "fixed_noise": fixed_noise,
         "samples": samples,
+        "draws": draws,
         "iterations": iterations,
         "storage": storage.value,
         "seed": seed,
@@ -109,9 +114,16 @@ def uncertainty(
     assert result is not None
     save_figure(uncertainty_figure(found, result), figure)
     rows = {
-        "log evidence": f"{result.log_evidence:.1f} nat, {result.status}",
+        "log evidence": " ".join(
+            [
+                f"{result.log_evidence:.1f}",
+                *([f"± {error:.1f}"] if (error := result.log_evidence_error) else []),
+                f"nat, {result.status}",
+            ]
+        ),
         **{name: f"{value:.4g}" for name, value in result.hyperparameters.items()},
         **{name.replace("_", " "): f"{value:.4g}" for name, value in result.scores.items()},
+        **{f"check: {n.replace('_', ' ')}": f"{v:.3g}" for n, v in result.checks.items()},
         "passes through the network": str(result.network_passes),
         "time": f"{result.duration_s:.1f} s",
     }

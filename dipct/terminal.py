@@ -2,7 +2,6 @@
 
 import ast
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +105,6 @@ def shape_text(shape: tuple[int, ...]) -> str:
 def say_error(message: str) -> None:
     """Print an error on standard error."""
     ERR.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-
-
-def remove_stages(folder: Path) -> None:
-    """Remove what long work has kept on its way, once the result is safe."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def print_rows(rows: Mapping[str, str]) -> None:

@@ -4,8 +4,9 @@ Layout of the group ``uncertainty`` of a run file (HDF5):
 
 ==========================  ===============================================================
 group attributes            ``settings`` (JSON, resolved), ``status`` and ``advice``,
-                            ``log_evidence`` [nat], ``network_passes``, ``duration_s``,
-                            ``created``, and one attribute ``score: <name>`` for each score
+                            ``log_evidence`` [nat] and ``log_evidence_error``,
+                            ``network_passes``, ``duration_s``, ``created``, and one attribute
+                            ``score: <name>`` or ``check: <name>`` for each
 ``mean``, ``std``           float32 (H, W), in the units of the image
 ``samples``                 float32 (N, H, W), where they were asked for
 ``hyperparameters/names``   names; ``hyperparameters/values`` float64, themselves and not
@@ -28,7 +29,7 @@ from dipct.errors import FileFormatError
 from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group
 from dipct.settings import CheckedSettings
 
-_SCORE = "score: "
+_SCORE, _CHECK = "score: ", "check: "
 
 
 class UncertaintySettings(CheckedSettings):
@@ -44,7 +45,7 @@ class UncertaintySettings(CheckedSettings):
     tv_prior: bool | None = None
     """Prefer length scales of small total variation; default: yes where the reconstruction had an
     anisotropic total variation and the prior has length scales."""
-    tv_prior_weight: float | None = Field(None, gt=0)
+    tv_prior_weight: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Weight of that preference; default: that of the reconstruction."""
     tv_probes: int = Field(20, ge=2)
     """Random sign vectors for each block, where its variances are not computed exactly."""
@@ -52,12 +53,16 @@ class UncertaintySettings(CheckedSettings):
     """What the uncertainty is around: the image, or the linear model's own mean."""
     fixed_noise: bool = False
     """Keep the noise level of the scan, instead of tuning a factor of it."""
-    samples: int | None = Field(None, ge=2)
-    """Images to draw and to keep; default: as many as the standard deviation needs, not kept."""
-    iterations: int = Field(200, ge=0)
-    """Most iterations of the tuning; 0 keeps the first hyper-parameters."""
+    samples: int | None = Field(None, ge=1)
+    """Images of the posterior to keep; default: none."""
+    draws: int = Field(1024, ge=2)
+    """Images that the standard deviation is made of where the covariance is not formed; as many as
+    samples at least."""
+    iterations: int = Field(200, ge=1)
+    """Most iterations of the tuning."""
     storage: Literal["auto", "memory", "disk", "recompute"] = "auto"
-    """Where the Jacobian of the data is kept; auto takes the first of these that fits."""
+    """Where the Jacobian of the data is kept; auto takes the first of these that fits, and none for
+    small images, for which that of the image will do."""
     seed: int = Field(0, ge=0)
     """Of probes and draws."""
     device: str = "cpu"
@@ -74,6 +79,8 @@ class UncertaintySettings(CheckedSettings):
             raise ValueError("tv_prior_weight has no meaning without tv_prior")
         if self.prior == "g" and self.smoothness != "1/2":
             raise ValueError("smoothness belongs to the Matern prior")
+        if self.prior == "g" and self.tv_prior_weight is not None:
+            raise ValueError("tv_prior_weight has no meaning for the g-prior")
         return self
 
 
@@ -86,22 +93,30 @@ class Uncertainty:
         std: posterior standard deviation of every pixel, float32 (H, W), likewise.
         hyperparameters: by name.
         log_evidence: of the data [nat].
+        log_evidence_error: its standard error; 0 where it is exact.
         trace: course of the tuning: parts of the objective and logarithms of the
             hyper-parameters, one value per iteration.
         settings: resolved.
-        status: ``CONVERGED`` or ``MAX_ITERATIONS``.
+        status: ``CONVERGED``, ``NOT_CONVERGED``, or ``DEGENERATE`` where the hyperprior has no
+            meaning.
         advice: what to do about it; empty if all is well.
         network_passes: vectors that went through the network forwards or backwards.
         duration_s: seconds.
         created: when, ISO 8601 in UTC.
         samples: images of the posterior, float32 (N, H, W), where they were asked for.
         scores: how well truth and uncertainty agree, where the truth is known.
+        checks: figures that should be small or near one for the result to be trusted:
+            ``reduced_chi_squared`` of the image, ``gradient`` left at the network's parameters
+            (of data and total variation, over the sum of their lengths), ``jitter``,
+            ``hyperprior_error`` (largest relative error of a mean total variation by probes) and
+            ``solver_residual`` of the draws.
     """
 
     mean: np.ndarray
     std: np.ndarray
     hyperparameters: Mapping[str, float]
     log_evidence: float
+    log_evidence_error: float
     trace: Mapping[str, np.ndarray]
     settings: Mapping[str, Any]
     status: str
@@ -111,6 +126,7 @@ class Uncertainty:
     created: str
     samples: np.ndarray | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    checks: Mapping[str, float] = field(default_factory=dict)
 
 
 def summarised(found: Uncertainty) -> dict[str, Any]:
@@ -119,6 +135,8 @@ def summarised(found: Uncertainty) -> dict[str, Any]:
         "status": found.status,
         "advice": found.advice,
         "log_evidence": found.log_evidence,
+        "log_evidence_error": found.log_evidence_error,
+        "checks": dict(found.checks),
         "hyperparameters": dict(found.hyperparameters),
         "scores": dict(found.scores),
         "network_passes": found.network_passes,
@@ -135,12 +153,14 @@ def write_uncertainty_group(found: Uncertainty, group: h5py.Group) -> None:
             "status": found.status,
             "advice": found.advice,
             "log_evidence": found.log_evidence,
+            "log_evidence_error": found.log_evidence_error,
             "network_passes": found.network_passes,
             "duration_s": found.duration_s,
             "created": found.created,
         }
     )
-    group.attrs.update({f"{_SCORE}{name}": value for name, value in found.scores.items()})
+    for prefix, values in ((_SCORE, found.scores), (_CHECK, found.checks)):
+        group.attrs.update({f"{prefix}{name}": value for name, value in values.items()})
     group.create_dataset("mean", data=np.float32(found.mean), compression="gzip")
     group.create_dataset("std", data=np.float32(found.std), compression="gzip")
     if found.samples is not None:
@@ -177,6 +197,7 @@ def read_uncertainty_group(group: h5py.Group) -> Uncertainty:
         std=std,
         hyperparameters=dict(zip(names, map(float, values), strict=True)),
         log_evidence=float(get_attribute(group, "log_evidence")),
+        log_evidence_error=float(get_attribute(group, "log_evidence_error")),
         trace={name: get_dataset(trace, name)[()] for name in trace},
         settings=json.loads(get_attribute(group, "settings")),
         status=str(get_attribute(group, "status")),
@@ -185,9 +206,14 @@ def read_uncertainty_group(group: h5py.Group) -> Uncertainty:
         duration_s=float(get_attribute(group, "duration_s")),
         created=str(get_attribute(group, "created")),
         samples=samples,
-        scores={
-            name.removeprefix(_SCORE): float(value)
-            for name, value in group.attrs.items()
-            if name.startswith(_SCORE)
-        },
+        scores=_prefixed(group, _SCORE),
+        checks=_prefixed(group, _CHECK),
     )
+
+
+def _prefixed(group: h5py.Group, prefix: str) -> dict[str, float]:
+    return {
+        name.removeprefix(prefix): float(value)
+        for name, value in group.attrs.items()
+        if name.startswith(prefix)
+    }

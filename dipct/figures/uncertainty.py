@@ -102,7 +102,12 @@ def _draw_calibration(axes: Axes, truth: np.ndarray, found: Uncertainty) -> None
 
 
 def _draw_evidence(axes: Axes, trace: Mapping[str, np.ndarray]) -> None:
-    axes.plot(trace["log evidence"], color=COLOURS[0], linewidth=1.5)
+    known = np.flatnonzero(np.isfinite(trace["log evidence"]))
+    values = trace["log evidence"][known]
+    axes.plot(known, values, color=COLOURS[0], linewidth=1.5, marker="." if len(known) < 20 else "")
+    if "log evidence error" in trace:
+        error = 2 * trace["log evidence error"][known]
+        axes.fill_between(known, values - error, values + error, color=COLOURS[0], alpha=0.2)
     axes.set_xlabel("iteration", fontsize=FONT_SIZE)
     axes.set_ylabel("log evidence [nat]", fontsize=FONT_SIZE)
     _finish_axes(axes)

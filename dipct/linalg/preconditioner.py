@@ -11,6 +11,9 @@ from dipct.linalg.products import BlockMap, product_of_block
 from dipct.linalg.subspaces import check_dtype, inner_products, orthonormal_rows
 from dipct.shapes import check_shape
 
+# Draws from P must not repeat the numbers that P was made of: with one seed for both, traces
+# estimated with them are biased.
+_ANOTHER_STREAM = 2**40
 # Below a thousand roundings a wrong sign or an asymmetry can be rounding alone.
 _ROUNDINGS = 1000
 
@@ -192,7 +195,7 @@ def low_rank_plus_diagonal(
     check_dtype(dtype, "dtype")
     noise = _positive_diagonal(diagonal, torch.zeros(n, dtype=dtype, device=device), "diagonal")
     width = min(rank + oversampling, n)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + _ANOTHER_STREAM)
     start = torch.randn(width, n, generator=generator, dtype=dtype).to(device)
     basis, _ = orthonormal_rows(product_of_block(apply, "apply", start, n))
     images = product_of_block(apply, "apply", basis, n)

@@ -9,8 +9,6 @@ from dipct.posterior import PathwisePosterior
 from dipct.progress import WorkDisplay
 from dipct.uncertainty import UncertaintySettings
 
-# Draws that know a standard deviation to two per cent.
-_DRAWS = 1024
 _DRAWS_OF_A_STAGE = 128
 _SEEDS_APART = 1_000_003
 
@@ -32,7 +30,7 @@ def draw(
     Returns:
         [N 1 H W].
     """
-    number = settings.samples or _DRAWS
+    number = max(settings.draws, settings.samples or 0)
     report, parts = display.stage("Draws"), []
     for i, start in enumerate(range(0, number, _DRAWS_OF_A_STAGE)):
         count = min(_DRAWS_OF_A_STAGE, number - start)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from dipct.pipeline.stages import Stages
@@ -81,7 +82,7 @@ def hyperprior_of(
 
 def deciding(settings: UncertaintySettings) -> dict[str, Any]:
     """Settings that decide the hyper-parameters, and with them everything after."""
-    return settings.model_dump(exclude={"samples", "mean", "device"})
+    return settings.model_dump(exclude={"samples", "draws", "mean", "device", "storage"})
 
 
 def tuned(
@@ -107,7 +108,7 @@ def tuned(
 
     def compute() -> dict[str, Any]:
         found = tune(fixed=("noise",) if settings.fixed_noise else (), report=tell)
-        trace = {name: torch.from_numpy(values) for name, values in found.trace.items()}
+        trace = {name: torch.from_numpy(np.array(v)) for name, v in found.trace.items()}
         return vars(found) | {"trace": trace, "names": list(found.names)}
 
     kept = stages("tuning", compute, torch.device("cpu"), deciding(settings))

@@ -43,7 +43,7 @@ def check_batch_memory(
     Raises:
         InsufficientMemoryError: they are estimated not to fit.
     """
-    free = None if device.type == "cpu" else _free_on(device)
+    free = None if device.type == "cpu" else free_on(device)
     count = math.prod(grid.shape) * images_at_once * batch
     shape = " x ".join(map(str, grid.shape))
     _check(count, f"A batch of {batch} images of {shape} pixels", "Use a smaller batch.", free)
@@ -63,7 +63,7 @@ def check_snapshot_memory(count: int, size: int) -> None:
     _check(3 * count * size, f"Keeping {count} snapshots", "Keep fewer.")
 
 
-def _free_on(device: torch.device) -> int:
+def free_on(device: torch.device) -> int:
     """Bytes on a CUDA device, with those that torch holds but does not use."""
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held

@@ -9,6 +9,7 @@ import torch
 
 from dipct.errors import InsufficientMemoryError
 from dipct.pipeline.hyperparameters import matern_of
+from dipct.pipeline.memory import free_on
 from dipct.posterior import LinearisedModel
 from dipct.uncertainty import UncertaintySettings
 
@@ -16,8 +17,6 @@ from dipct.uncertainty import UncertaintySettings
 _LARGEST_DENSE_IMAGE = 2048
 SHARE = 0.7
 """Of what is free: the estimates are not exact, and others work too."""
-# On CPUs products in double precision take twice as long.
-_FEW_DATA = 2048
 # Covariance, its inverse and copies on the way, in double precision.
 _COVARIANCES_AT_ONCE = 6
 
@@ -32,45 +31,63 @@ def choose_storage(model: LinearisedModel, settings: UncertaintySettings) -> Sto
         settings: resolved.
 
     Raises:
-        InsufficientMemoryError: exact evidence was asked for and does not fit in any way.
+        InsufficientMemoryError: the exact evidence does not fit in any way that is allowed.
     """
-    small = model.image.numel() <= _LARGEST_DENSE_IMAGE
-    # Expectation maximisation needs products of the Jacobian of the data.
-    if settings.storage == "auto" and small and settings.evidence != "em":
-        return "dense"
-    device, size = model.residual.device, model.residual.element_size()
-    free = free_memory(device)
-    jacobian, gram = jacobian_bytes(model), gram_bytes(model, settings)
-    working = working_bytes(model)
+    device, on_disk = model.residual.device, shutil.disk_usage(tempfile.gettempdir()).free
+    free, jacobian = free_memory(device), jacobian_bytes(model)
+    needed = gram_bytes(model, settings, gram_dtype(model, settings)) + working_bytes(model)
     largest = max(group.size for group in matern_of(model, settings).groups)
-    on_disk = shutil.disk_usage(tempfile.gettempdir()).free
+    of_largest = model.residual.element_size() * model.n_data * largest
+    n, components = model.image.numel(), n_components(model, settings)
+    dense = 8 * components * (n**2 + model.n_data**2) + working_bytes(model)
+    dense += model.residual.element_size() * n * model.n_weights
+    # Expectation maximisation needs products of the Jacobian of the data.
+    is_small = n <= _LARGEST_DENSE_IMAGE and settings.evidence != "em"
     fits: dict[Storage, bool] = {
-        "memory": jacobian + gram + working <= SHARE * free,
-        "disk": gram + working <= SHARE * free and jacobian <= SHARE * on_disk,
-        "recompute": gram + working + size * model.n_data * largest <= SHARE * free,
+        "dense": is_small and dense <= SHARE * free,
+        "memory": jacobian + needed <= SHARE * free,
+        "disk": needed <= SHARE * free and jacobian <= SHARE * on_disk,
+        "recompute": needed + of_largest <= SHARE * free,
     }
-    if settings.storage != "auto":
-        if fits[settings.storage]:
-            return settings.storage
-    else:
-        for storage, does in fits.items():
-            if does:
-                return storage
+    allowed = [settings.storage] if settings.storage != "auto" else list(fits)
+    for storage in allowed:
+        if fits[storage]:
+            return storage
     raise InsufficientMemoryError(
         f"For {model.n_data} data and {model.n_weights} weights the exact evidence needs "
-        f"{(gram + working) / 2**30:.1f} GiB of memory for Gram matrices and covariances, and "
-        f"{jacobian / 2**30:.1f} GiB for the Jacobian in memory or on disk; "
-        f"{free / 2**30:.1f} GiB of memory and {on_disk / 2**30:.0f} GiB on disk are free. Use "
-        "fewer views, bin the detector, or another storage."
+        f"{needed / 2**30:.3g} GiB of memory for Gram matrices and covariances, and "
+        f"{jacobian / 2**30:.3g} GiB for the Jacobian in memory or on disk; "
+        f"{free / 2**30:.3g} GiB of memory and {on_disk / 2**30:.0f} GiB on disk are free. Use "
+        "--evidence stochastic, fewer views, or bin the detector."
     )
+
+
+def stores_jacobian(model: LinearisedModel, settings: UncertaintySettings) -> Storage:
+    """Whether stochastic estimates take their products from a stored Jacobian.
+
+    Args:
+        model: the linear model.
+        settings: resolved.
+
+    Raises:
+        InsufficientMemoryError: it was asked for and does not fit.
+    """
+    free, jacobian = free_memory(model.residual.device), jacobian_bytes(model)
+    on_disk = shutil.disk_usage(tempfile.gettempdir()).free
+    fits = {"memory": jacobian <= SHARE * free, "disk": jacobian <= SHARE * on_disk}
+    if settings.storage in fits:
+        if fits[settings.storage]:
+            return settings.storage
+        raise InsufficientMemoryError(
+            f"The Jacobian of the data takes {jacobian / 2**30:.3g} GiB; {free / 2**30:.3g} GiB of "
+            f"memory and {on_disk / 2**30:.0f} GiB on disk are free. Use --storage recompute."
+        )
+    return "memory" if settings.storage == "auto" and fits["memory"] else "recompute"
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes free on a device."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    return psutil.virtual_memory().available
+    return free_on(device) if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def jacobian_bytes(model: LinearisedModel) -> int:
@@ -78,18 +95,22 @@ def jacobian_bytes(model: LinearisedModel) -> int:
     return model.residual.element_size() * model.n_data * model.n_weights
 
 
-def gram_bytes(model: LinearisedModel, settings: UncertaintySettings) -> int:
-    """Size of the Gram matrices in the type of the Jacobian."""
-    components = 1 if settings.prior == "g" else matern_of(model, settings).n_components
-    return model.residual.element_size() * components * model.n_data**2
+def n_components(model: LinearisedModel, settings: UncertaintySettings) -> int:
+    """Number of Gram matrices."""
+    prior = matern_of(model, settings)
+    return len(prior.groups) if settings.prior == "g" else prior.n_components
+
+
+def gram_bytes(model: LinearisedModel, settings: UncertaintySettings, dtype: torch.dtype) -> int:
+    """Size of the Gram matrices."""
+    return dtype.itemsize * n_components(model, settings) * model.n_data**2
 
 
 def gram_dtype(model: LinearisedModel, settings: UncertaintySettings) -> torch.dtype:
-    """Double precision where it costs little, for covariances of data that are nearly noiseless."""
-    device = model.residual.device
-    fits = 2 * gram_bytes(model, settings) + working_bytes(model) <= SHARE * free_memory(device) / 2
-    cheap = device.type == "cuda" or model.n_data <= _FEW_DATA
-    return torch.float64 if fits and cheap else model.residual.dtype
+    """Double precision where it fits beside the Jacobian: the noise may be far below the signal."""
+    needed = gram_bytes(model, settings, torch.float64) + working_bytes(model)
+    fits = needed + jacobian_bytes(model) <= SHARE * free_memory(model.residual.device)
+    return torch.float64 if fits else model.residual.dtype
 
 
 def working_bytes(model: LinearisedModel) -> int:

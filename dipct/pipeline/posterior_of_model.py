@@ -3,13 +3,13 @@
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dipct.errors import InsufficientMemoryError
+from dipct.errors import ConvergenceError, InsufficientMemoryError
 from dipct.pipeline.draws import draw
 from dipct.pipeline.hyperparameters import (
     hyperprior_of,
@@ -25,15 +25,13 @@ from dipct.pipeline.posterior_memory import (
     free_memory,
     gram_bytes,
     gram_dtype,
-    jacobian_bytes,
+    stores_jacobian,
     working_bytes,
 )
 from dipct.pipeline.stages import Stages
 from dipct.posterior import (
     DensePosterior,
     ExactEvidence,
-    FilterGroup,
-    GPrior,
     LinearisedModel,
     PathwisePosterior,
     StochasticEvidence,
@@ -56,6 +54,7 @@ _LOG = logging.getLogger(__name__)
 _COLUMN_PROBES = 50
 # Of the linear systems of draws: they need more than a gradient does.
 _DRAW_RANK, _DRAW_TOLERANCE, _DRAW_ITERATIONS = 400, 1e-3, 200
+_LARGEST_RESIDUAL = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +78,8 @@ class Inference:
     choices: dict[str, Any] = field(default_factory=dict)
     samples: Tensor | None = None
     covariance: Tensor | None = None
+    hyperprior: TotalVariationPrior | None = None
+    checks: dict[str, float] = field(default_factory=dict)
 
 
 def infer(
@@ -112,13 +113,6 @@ def infer(
     return _exact(model, settings, stages, display, storage)
 
 
-def _groups(model: LinearisedModel, settings: UncertaintySettings) -> tuple[FilterGroup, ...]:
-    """Weights whose columns of the Jacobian lie together."""
-    if settings.prior == "matern":
-        return matern_of(model, settings).groups
-    return (FilterGroup("all", slice(0, model.n_weights), torch.ones(1, 1, 1)),)
-
-
 def _dense(
     model: LinearisedModel, settings: UncertaintySettings, stages: Stages, display: WorkDisplay
 ) -> Inference:
@@ -127,15 +121,16 @@ def _dense(
     operator = model.operator.to_matrix().double()
 
     def compute() -> dict[str, Tensor]:
+        groups = matern_of(model, settings).groups
         stored = StoredJacobian.of_image(
-            model, _groups(model, settings), report=display.stage("Jacobian of the image")
+            model, groups, report=display.stage("Jacobian of the image")
         )
         found = {}
-        prior: WeightPrior = matern_of(model, settings)
         if settings.prior == "g":
-            columns = operator.to(model.residual) @ stored.columns(stored.groups[0])
-            found["column_mean_square"] = columns.square().mean(0)
-            prior = GPrior(model.parameters, found["column_mean_square"])
+            to_data = operator.to(model.residual)
+            squares = [(to_data @ stored.columns(g)).square().mean(0) for g in groups]
+            found["column_mean_square"] = torch.cat(squares)
+        prior = prior_of(model, settings, found)
         # Differences of neighbouring pixels cancel most digits.
         found["gram"] = gram_matrices(
             stored, prior.groups, dtype=torch.float64, report=display.stage("Gram matrices")
@@ -145,7 +140,9 @@ def _dense(
     kept = stages("gram", compute, device, {"of": "image", "prior": settings.prior})
     gram = kept["gram"]
     prior = prior_of(model, settings, kept)
-    of_data = torch.stack([operator @ matrix @ operator.mT for matrix in gram])
+    of_data = gram.new_empty(len(gram), model.n_data, model.n_data)
+    for matrix, result in zip(gram, of_data, strict=True):
+        result[:] = operator @ matrix @ operator.mT
     evidence = ExactEvidence(prior, of_data, model.residual, model.noise_variance)
     edges = None
     if settings.tv_prior:
@@ -158,7 +155,8 @@ def _dense(
         mean=posterior.mean,
         std=posterior.variance().clamp(min=0).sqrt(),
         evidence="exact",
-        choices={"storage": "dense"},
+        choices={"kept": "image"},
+        hyperprior=hyperprior,
         samples=None
         if settings.samples is None
         else posterior.sample(settings.samples, seed=settings.seed),
@@ -174,18 +172,18 @@ def _exact(
     storage: Storage,
 ) -> Inference:
     """Gram matrices of the Jacobian of the data, and draws."""
-    device, groups = model.residual.device, _groups(model, settings)
+    device, groups = model.residual.device, matern_of(model, settings).groups
     stored: StoredJacobian | None = None
+    folder = tempfile.gettempdir() if storage == "disk" else None
 
     def compute() -> dict[str, Tensor]:
         nonlocal stored
         found = {}
         if storage != "recompute":
-            folder = tempfile.gettempdir() if storage == "disk" else None
             report = display.stage("Jacobian of the projections")
             stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
         if settings.prior == "g":
-            found["column_mean_square"] = _column_mean_square(model, stored, groups, settings)
+            found["column_mean_square"] = _column_mean_square(model, stored, settings)
         prior = prior_of(model, settings, found)
         if stored is not None:
             report = display.stage("Gram matrices")
@@ -197,17 +195,19 @@ def _exact(
                 report=report,
             )
             return found
-        needed = gram_bytes(model, settings) + working_bytes(model)
+        dtype = gram_dtype(model, settings)
+        needed = gram_bytes(model, settings, dtype) + working_bytes(model)
         found["gram"] = recomputed_gram_matrices(
             model,
             prior.groups,
             bytes_at_once=int(SHARE * free_memory(device)) - needed,
-            dtype=gram_dtype(model, settings),
+            dtype=dtype,
             report=display.stage("Jacobian of the projections"),
         )
         return found
 
-    decided = {"of": "data", "prior": settings.prior, "seed": settings.seed}
+    probed = settings.prior == "g" and storage == "recompute"
+    decided = {"of": "data", "prior": settings.prior, "seed": settings.seed if probed else None}
     kept = stages("gram", compute, device, decided)
     prior = prior_of(model, settings, kept)
     evidence = ExactEvidence(prior, kept["gram"], model.residual, model.noise_variance)
@@ -215,6 +215,10 @@ def _exact(
     hyperprior = hyperprior_of(prior, edges, settings)
     by = _exactly(evidence, hyperprior, settings)
     if settings.evidence == "em":
+        if stored is None and storage != "recompute":
+            # Every iteration needs more products than it has rows.
+            report = display.stage("Jacobian of the projections")
+            stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
         by = _by_expectation(model, prior, stored, evidence, hyperprior, settings)
     tuning = tuned(settings, stages, display, by)
     solve = evidence.factorise(tuning.phi).solve
@@ -222,30 +226,33 @@ def _exact(
         prior, tuning.phi, model, solve, products=stored, mean=settings.mean
     )
     kind = "em" if settings.evidence == "em" else "exact"
-    return _drawn(posterior, tuning, kind, {"storage": storage}, settings, stages, display)
+    found = _drawn(posterior, tuning, kind, {"kept": storage}, settings, stages, display)
+    return replace(found, hyperprior=hyperprior)
 
 
 def infer_stochastically(
     model: LinearisedModel, settings: UncertaintySettings, stages: Stages, display: WorkDisplay
 ) -> Inference:
     """Products with the covariance of the data only, for what is too large for matrices."""
-    groups, kept = _groups(model, settings), {}
-    stored = None
-    fits = jacobian_bytes(model) <= SHARE * free_memory(model.residual.device)
-    if settings.storage == "memory" or (settings.storage == "auto" and fits):
+    groups, kept = matern_of(model, settings).groups, {}
+    stored, storage = None, stores_jacobian(model, settings)
+    if storage != "recompute":
+        folder = tempfile.gettempdir() if storage == "disk" else None
         report = display.stage("Jacobian of the projections")
-        stored = StoredJacobian.of_data(model, groups, report=report)
+        stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
     if settings.prior == "g":
-        kept["column_mean_square"] = _column_mean_square(model, stored, groups, settings)
+        kept["column_mean_square"] = _column_mean_square(model, stored, settings)
     prior = prior_of(model, settings, kept)
     edges = probed_edges(model, prior, settings, stages, display)
     products = model if stored is None else stored
     evidence = StochasticEvidence(prior, products, model.residual, model.noise_variance)
+    hyperprior = hyperprior_of(prior, edges, settings)
 
     def tune_it(**options: Any) -> Tuning:
         return tune_stochastically(
             evidence,
-            hyperprior_of(prior, edges, settings),
+            hyperprior,
+            initial=evidence.scaled_initial(seed=settings.seed),
             steps=settings.iterations,
             seed=settings.seed,
             **options,
@@ -263,17 +270,23 @@ def infer_stochastically(
     )
     near = exact.preconditioner(tuning.phi, seed=settings.seed)
 
+    residuals = [0.0]
+
     def solve(block: Tensor) -> Tensor:
         found = exact.solve(tuning.phi, block, near)
-        if not found.converged:
-            _LOG.warning("%s", found.advice)
+        residuals.append(float(found.residuals.max()))
+        if residuals[-1] > _LARGEST_RESIDUAL:
+            raise ConvergenceError(
+                f"The linear systems of the draws were solved to {residuals[-1]:.1e} only, and "
+                f"draws from them would be wrong. {found.advice}"
+            )
         return found.value
 
     posterior = PathwisePosterior(
         prior, tuning.phi, model, solve, products=products, mean=settings.mean
     )
-    choices = {"storage": "recompute" if stored is None else "memory"}
-    return _drawn(posterior, tuning, "stochastic", choices, settings, stages, display)
+    found = _drawn(posterior, tuning, "stochastic", {"kept": storage}, settings, stages, display)
+    return replace(found, hyperprior=hyperprior, checks={"solver_residual": max(residuals)})
 
 
 def _exactly(
@@ -333,11 +346,8 @@ def _drawn(
 
 
 def _column_mean_square(
-    model: LinearisedModel,
-    stored: StoredJacobian | None,
-    groups: tuple[FilterGroup, ...],
-    settings: UncertaintySettings,
+    model: LinearisedModel, stored: StoredJacobian | None, settings: UncertaintySettings
 ) -> Tensor:
     if stored is None:
         return probed_column_mean_square(model, probes=_COLUMN_PROBES, seed=settings.seed)
-    return stored.columns(groups[0]).square().mean(0)
+    return stored.column_mean_square()

@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import pickle
-import shutil
+import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,39 @@ class Stages:
         folder: where to keep them; None keeps nothing.
         problem: digest of what decides all results.
         resume: whether to use what is there; otherwise it is removed.
+        passes: how many passes through a network there were so far, if they are counted.
+
+    Attributes:
+        saved_seconds: what kept results took when they were computed.
+        saved_passes: likewise, passes.
 
     Raises:
-        ConfigurationError: nothing to resume from.
+        ConfigurationError: nothing to resume from, or a folder that cannot be written.
     """
 
-    def __init__(self, folder: Path | None, problem: str, *, resume: bool = False) -> None:
-        self.folder, self._problem = folder, problem
+    def __init__(
+        self,
+        folder: Path | None,
+        problem: str,
+        *,
+        resume: bool = False,
+        passes: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.folder, self._problem, self._passes = folder, problem, passes
+        self.saved_seconds, self.saved_passes = 0.0, 0
         if resume and (folder is None or not folder.is_dir()):
             raise ConfigurationError(
                 f"There is nothing to resume from in {folder}; start without --resume."
             )
         if folder is None:
             return
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        for path in folder.glob("*.tmp"):
-            path.unlink()
+        if not folder.parent.is_dir():
+            raise ConfigurationError(
+                f"{folder}: the folder {folder.parent} does not exist; create it first."
+            )
+        for path in _files(folder):
+            if not resume or path.suffix == ".tmp":
+                path.unlink()
 
     def __call__(
         self,
@@ -66,27 +83,57 @@ class Stages:
         text = json.dumps([self._problem, dict(decided_by or {})], sort_keys=True)
         path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
         if path.exists():
-            return self._read(path, device)
+            kept = _read(path, device)
+            self.saved_seconds += kept["seconds"]
+            self.saved_passes += kept["passes"]
+            return kept["result"]
+        began, before = time.perf_counter(), self._passes()
         result = compute()
-        # Not before there is something to keep.
-        self.folder.mkdir(exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        torch.save(result, beside)
-        os.replace(beside, path)
+        spent = {"seconds": time.perf_counter() - began, "passes": self._passes() - before}
+        self._keep(path, {"result": result, **spent})
         return result
 
-    def _read(self, path: Path, device: torch.device) -> dict[str, Any]:
+    def _keep(self, path: Path, record: dict[str, Any]) -> None:
+        beside = path.with_suffix(".tmp")
         try:
-            kept = torch.load(path, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ConfigurationError(
-                f"{path} is damaged; remove it, or start without --resume."
-            ) from error
-        _LOG.info("Taken from %s.", path)
-        return kept
+            # Not before there is something to keep.
+            path.parent.mkdir(exist_ok=True)
+            torch.save(record, beside)
+            os.replace(beside, path)
+        except (OSError, RuntimeError) as error:
+            # The result is there and the work can go on.
+            _LOG.warning("%s could not be kept: %s", path, error)
+            beside.unlink(missing_ok=True)
 
     def interrupted(self) -> str:
         """What to say to a user who stopped the work."""
-        if self.folder is None:
-            return "Stopped; nothing was to be kept."
+        if self.folder is None or not any(_files(self.folder)):
+            return "Stopped; no stage was finished, and nothing is kept."
         return f"Stopped; what is finished is kept in {self.folder}. Go on with --resume."
+
+
+def remove_stages(folder: Path) -> None:
+    """Remove what was kept in a folder, and the folder if nothing else is in it."""
+    for path in _files(folder):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those written here, of whatever call."""
+    return [path for path in folder.glob("*") if _NAME.fullmatch(path.name)]
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        kept = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigurationError(
+            f"{path} is damaged; remove it, or start without --resume."
+        ) from error
+    _LOG.info("Taken from %s.", path)
+    return kept
+
+
+_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}\.(pt|tmp)")

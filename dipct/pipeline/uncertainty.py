@@ -14,13 +14,14 @@ import torch
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
 from dipct.measurement.digest import scan_digest
+from dipct.objective import total_variation
 from dipct.operator import ray_transform
 from dipct.operator.base import LinearOperator
 from dipct.pipeline.deep_image_prior import generator_of
 from dipct.pipeline.posterior_of_model import Inference, infer
 from dipct.pipeline.stages import Stages
 from dipct.pipeline.uncertainty_scores import uncertainty_scores
-from dipct.posterior import LinearisedModel, noise_correction
+from dipct.posterior import LinearisedModel, NetworkPasses, noise_correction
 from dipct.progress import WorkDisplay
 from dipct.run import Run
 from dipct.uncertainty import Uncertainty, UncertaintySettings
@@ -28,7 +29,9 @@ from dipct.uncertainty import Uncertainty, UncertaintySettings
 _LOG = logging.getLogger(__name__)
 # The image is kept as it was computed, possibly in bfloat16; a changed scan differs by more.
 _ROUNDING = 0.03
-# Beyond this the linear model is one of the wrong point.
+_SMALLEST_RESIDUAL = 1e-4
+# Of the squared residual over the noise: beyond, or below one over it, the linear model is one of
+# the wrong point.
 _FAR_FROM_THE_DATA = 2.0
 
 
@@ -73,29 +76,56 @@ def quantify(
             f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
         )
     began = time.perf_counter()
-    configuration = _resolved(configuration, run)
     device = find_device(configuration.device)
-    model, scale, operator = linearised_model_of(run, device)
+    _check_run(run)
+    configuration = _resolved(configuration, run)
     folder = None if checkpoint is None else Path(checkpoint)
-    stages = Stages(folder, _problem(run), resume=resume)
+    passes = NetworkPasses()
+    stages = Stages(folder, _problem(run), resume=resume, passes=lambda: passes.total)
+    model, scale, operator = linearised_model_of(run, device, passes=passes)
+    checks = _checks(run, model)
+    warnings = _warnings(checks)
+    for warning in warnings:
+        _LOG.warning("%s", warning)
     try:
         with WorkDisplay(progress) as display:
             found = infer(model, configuration, stages, display)
     except KeyboardInterrupt:
         raise Interrupted(stages.interrupted()) from None
-    return replace(
-        run, uncertainty=_result(run, configuration, model, scale, operator, found, began)
+    result = _result(run, configuration, model, scale, operator, found)
+    complete = replace(
+        result,
+        checks=checks | dict(result.checks),
+        advice=" ".join([*warnings, result.advice]).strip(),
+        network_passes=passes.total + stages.saved_passes,
+        duration_s=time.perf_counter() - began + stages.saved_seconds,
     )
+    return replace(run, uncertainty=complete)
+
+
+def _check_run(run: Run) -> None:
+    """Refuse a run without what a posterior is made of, before any work."""
+    if "theta" not in run.generator:
+        raise ConfigurationError(
+            f"The method {run.method} has no network to linearise; reconstruct the scan with dip "
+            "or edip."
+        )
+    if run.scan.noise is None:
+        raise ConfigurationError(
+            "The scan of this run has no noise model, and without noise there is no posterior. "
+            "Reconstruct it anew: the noise is then estimated."
+        )
 
 
 def linearised_model_of(
-    run: Run, device: torch.device
+    run: Run, device: torch.device, *, passes: NetworkPasses | None = None
 ) -> tuple[LinearisedModel, float, LinearOperator]:
     """The linear model around the network of a run.
 
     Args:
         run: a reconstruction by a network.
         device: where to compute.
+        passes: counts the passes through the network.
 
     Returns:
         The model, of the image of order one; the scale that gives the run's image; and the ray
@@ -104,35 +134,73 @@ def linearised_model_of(
     Raises:
         ConfigurationError: no network, no noise model, or a scan that is not the reconstructed one.
     """
+    _check_run(run)
     generator, theta, scale = generator_of(run)
     scan = run.scan
-    if scan.noise is None:
+    assert scan.noise is not None
+    operator = ray_transform(
+        scan.geometry,
+        scan.grid,
+        backend=run.configuration.get("backend", "matrix"),
+        projector=run.configuration.get("projector", "siddon"),
+        device=device,
+    )
+    data = torch.from_numpy(scan.projections).to(device)
+    projections = operator(torch.from_numpy(run.image)[None].to(device))
+    _check_same("projections of its image", projections, run.projections)
+    residual = float((projections - data).norm() / data.norm())
+    before = run.metrics["relative_residual"]
+    if not abs(residual - before) <= _ROUNDING * before + _SMALLEST_RESIDUAL:
         raise ConfigurationError(
-            "The scan of this run has no noise model, and without noise there is no posterior. "
-            "Reconstruct it anew: the noise is then estimated."
+            f"The image leaves {residual:.3g} of the projections in this run, and left "
+            f"{before:.3g} when it was reconstructed: the projections have been changed since. "
+            "Reconstruct anew."
         )
-    operator = ray_transform(scan.geometry, scan.grid, device=device)
-    image = torch.from_numpy(run.image)[None].to(device)
-    _check_same("projections of its image", operator(image), run.projections)
     scaled = scale * operator
     assert isinstance(scaled, LinearOperator)
     model = LinearisedModel(
         scaled,
         generator.to(device),
         theta.to(device),
-        torch.from_numpy(scan.projections).to(device),
+        data,
         torch.from_numpy(np.array(scan.noise.std_of(scan.projections)) ** 2).to(device),
+        passes=passes,
     )
     _check_same("image of its network", scale * model.image[0], run.image)
-    misfit = float((model.misfit.square() / model.noise_variance).mean())
-    if misfit > _FAR_FROM_THE_DATA:
-        _LOG.warning(
-            "The image's residual is %.1f times the noise (reduced chi^2 %.1f): the network is "
-            "linearised far from where it explains the scan. Reconstruct with more iterations.",
-            misfit**0.5,
-            misfit,
-        )
     return model, scale, scaled
+
+
+def _checks(run: Run, model: LinearisedModel) -> dict[str, float]:
+    """How well the network explains the scan, and how near it is to a minimum."""
+    whitened = model.misfit.square() / model.noise_variance
+    of_data = -model.to_weights((model.misfit / model.noise_variance)[None])[0]
+    image = model.image.detach().requires_grad_()
+    variation = total_variation(image, isotropic=bool(run.configuration.get("isotropic")))
+    (slope,) = torch.autograd.grad(variation, image)
+    of_prior = float(run.configuration["tv_weight"]) * model.jacobian.adjoint(slope)
+    size = float(of_data.norm() + of_prior.norm())
+    return {
+        "reduced_chi_squared": float(whitened.mean()),
+        "gradient": float((of_data + of_prior).norm()) / size if size else 0.0,
+    }
+
+
+def _warnings(checks: dict[str, float]) -> list[str]:
+    found, misfit = [], checks["reduced_chi_squared"]
+    gradient = f"the gradient left is {checks['gradient']:.2f} of that of its parts"
+    if misfit > _FAR_FROM_THE_DATA:
+        found.append(
+            f"The image's residual is {misfit**0.5:.1f} times the noise (reduced chi^2 "
+            f"{misfit:.1f}; {gradient}): the network is linearised far from where it explains "
+            "the scan. Reconstruct with more iterations."
+        )
+    elif misfit < 1 / _FAR_FROM_THE_DATA:
+        found.append(
+            f"The image's residual is {misfit**0.5:.2f} times the noise (reduced chi^2 "
+            f"{misfit:.2f}): the network has fitted noise, or the scan's noise is overstated. "
+            "Reconstruct with --stopping discrepancy or more total variation."
+        )
+    return found
 
 
 def _check_same(what: str, found: torch.Tensor, stored: np.ndarray) -> None:
@@ -156,6 +224,11 @@ def _resolved(configuration: UncertaintySettings, run: Run) -> UncertaintySettin
             "isotropic one. Reconstruct with anisotropic total variation, or use --no-tv-prior."
         )
     given = configuration.tv_prior_weight
+    if given and wanted is None and not possible:
+        raise ConfigurationError(
+            "tv_prior_weight belongs to an anisotropic total variation prior; this reconstruction "
+            "has an isotropic one."
+        )
     if wanted is None:
         wanted = possible and bool(given or weight)
     if wanted and not (given or weight):
@@ -183,7 +256,6 @@ def _result(
     scale: float,
     operator: LinearOperator,
     found: Inference,
-    began: float,
 ) -> Uncertainty:
     mean, std = (scale * part.cpu().numpy()[0] for part in (found.mean, found.std))
     draws = None if found.samples is None else scale * found.samples.cpu().numpy()[:, 0]
@@ -200,18 +272,25 @@ def _result(
             covariance=None if covariance is None else scale**2 * covariance.cpu().numpy(),
             deviations=None if draws is None else draws - mean,
         )
+    checks = {"jitter": tuning.jitter, **found.checks}
+    if found.hyperprior is not None:
+        expected = found.hyperprior.expected(tuning.phi).values()
+        checks["hyperprior_error"] = max(e.value_error / e.value for e in expected if e.value)
+    kept = None if configuration.samples is None or draws is None else draws
     return Uncertainty(
         mean=mean,
         std=std,
         hyperparameters=tuning.values,
         log_evidence=tuning.log_evidence,
+        log_evidence_error=tuning.log_evidence_error,
         trace=tuning.trace,
         settings=configuration.to_values() | {"evidence": found.evidence} | found.choices,
-        status="CONVERGED" if tuning.converged else "MAX_ITERATIONS",
+        status=tuning.status,
         advice=tuning.advice,
-        network_passes=model.jacobian.passes.total,
-        duration_s=time.perf_counter() - began,
+        network_passes=0,
+        duration_s=0.0,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        samples=draws if configuration.samples is not None else None,
+        samples=None if kept is None else kept[: configuration.samples],
         scores=scores,
+        checks=checks,
     )

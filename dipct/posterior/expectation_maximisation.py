@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipct.posterior.evidence import Valued
+from dipct.posterior.evidence import Factorisation
 from dipct.posterior.posterior import DataJacobian
 from dipct.posterior.total_variation_prior import TotalVariationPrior
 from dipct.posterior.tuning import NOISE_BOUNDS, Tuning, degenerate_blocks
@@ -20,14 +20,14 @@ _TOLERANCE = 1e-3
 
 
 class DataCovariance(Protocol):
-    """Solves with the covariance of the data, and says how large the evidence is."""
+    """The covariance of the data, factorised; :class:`ExactEvidence` is one."""
 
-    def solver(self, phi: Tensor) -> Callable[[Tensor], Tensor]:
-        """``K^-1`` at phi as a function of rows, [k m] to [k m]."""
+    def factorise(self, phi: Tensor) -> Factorisation:
+        """Cholesky factor of the covariance at phi."""
         ...
 
-    def log_evidence(self, phi: Tensor) -> tuple[float, float]:
-        """The evidence and its standard error, which is 0 where it is exact."""
+    def log_density_of(self, found: Factorisation) -> float:
+        """The evidence from the factor."""
         ...
 
 
@@ -164,30 +164,39 @@ def tune_by_expectation_maximisation(
         The hyper-parameters, with a trace.
     """
     phi = initial.double().cpu()
-    start, records, change = phi.clone(), [], math.inf
+    start, records, change, norm = phi.clone(), [], math.inf, math.inf
     bounds = [*prior.bounds(), NOISE_BOUNDS]
     for i, name in enumerate(names):
         if name in fixed:
             bounds[i] = (float(phi[i]), float(phi[i]))
+    low, high = torch.tensor(bounds, dtype=torch.float64).T
     for iteration in range(iterations):
+        found = covariance.factorise(phi)
         moments = posterior_moments(
             prior,
             products,
             residual,
             noise_variance.to(residual),
             phi,
-            covariance.solver(phi),
+            found.solve,
             samples=samples,
             seed=seed,
         )
         better = _maximise(prior, moments, len(residual), hyperprior, phi, bounds)
-        change = float((better - phi).abs().max())
-        phi = better
-        value, error = covariance.log_evidence(phi)
+        # That of the evidence, by Fisher's identity.
+        _, gradient = _value(prior, moments, len(residual), hyperprior, phi)
+        inside = torch.minimum(torch.maximum(phi + gradient / len(residual), low), high) - phi
+        norm, change = float(inside.abs().max()), float((better - phi).abs().max())
         parts = {} if hyperprior is None else hyperprior(phi).parts
         logs = dict(zip(names, phi.tolist(), strict=True))
-        figures = {"log evidence": value, "log evidence error": error, "change": change}
+        figures = {
+            "log evidence": covariance.log_density_of(found),
+            "jitter": found.jitter,
+            "projected gradient": norm,
+            "change": change,
+        }
         records.append({**figures, **parts, **logs})
+        phi = better
         if report is not None:
             report(iteration + 1, records[-1])
         if change <= tolerance:
@@ -201,17 +210,23 @@ def tune_by_expectation_maximisation(
             f"{tolerance:.1e}: allow more iterations."
         ]
     )
-    value, error = covariance.log_evidence(phi)
+    found = covariance.factorise(phi)
+    jitter = max([found.jitter, *(record["jitter"] for record in records)])
+    if jitter > 0:
+        advice.append(
+            f"Rounding left a covariance of the data indefinite; {jitter:.0e} of its mean diagonal "
+            "was added."
+        )
     return Tuning(
         phi=phi,
         names=names,
-        log_evidence=value,
-        log_evidence_error=error,
+        log_evidence=covariance.log_density_of(found),
         converged=converged,
-        gradient_norm=change,
-        jitter=0.0,
+        gradient_norm=norm,
+        jitter=jitter,
         trace={k: np.array([r[k] for r in records]) for k in records[0]} if records else {},
         advice=" ".join(advice + degenerate_blocks(hyperprior, start, phi)),
+        degenerate=bool(degenerate_blocks(hyperprior, start, phi)),
     )
 
 
@@ -226,16 +241,27 @@ def _maximise(
     from scipy.optimize import minimize
 
     def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
-        variable = torch.from_numpy(at.copy()).requires_grad_()
-        value = expected_log_density(prior, moments, n_data, variable)
-        (gradient,) = torch.autograd.grad(value, variable)
-        found = Valued(float(value.detach()), gradient, {})
-        if hyperprior is not None:
-            other = hyperprior(variable.detach())
-            found = Valued(found.value + other.value, gradient + other.gradient, {})
-        return -found.value / n_data, -found.gradient.numpy() / n_data
+        value, gradient = _value(prior, moments, n_data, hyperprior, torch.from_numpy(at.copy()))
+        return -value / n_data, -gradient.numpy() / n_data
 
     low, high = zip(*bounds, strict=True)
     first = np.clip(phi.numpy(), low, high)
     result = minimize(objective, first, jac=True, method="L-BFGS-B", bounds=bounds)
     return torch.from_numpy(result.x.copy())
+
+
+def _value(
+    prior: WeightPrior,
+    moments: PosteriorMoments,
+    n_data: int,
+    hyperprior: TotalVariationPrior | None,
+    phi: Tensor,
+) -> tuple[float, Tensor]:
+    """What the M-step maximises, and its gradient."""
+    variable = phi.detach().requires_grad_()
+    value = expected_log_density(prior, moments, n_data, variable)
+    (gradient,) = torch.autograd.grad(value, variable)
+    if hyperprior is None:
+        return float(value.detach()), gradient
+    other = hyperprior(phi.detach())
+    return float(value.detach()) + other.value, gradient + other.gradient

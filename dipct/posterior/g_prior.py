@@ -53,8 +53,13 @@ class GPrior(WeightPrior):
                 largest,
             )
         scale = column_mean_square.double().sqrt().clamp(min=_SMALLEST_COLUMN).reciprocal()
-        group = FilterGroup("all", slice(0, size), torch.ones(1, 1, 1), scale)
-        super().__init__([group], ["g"])
+        groups, start = [], 0
+        for block in dict.fromkeys(parameter.block for parameter in parameters):
+            stop = start + sum(p.size for p in parameters if p.block == block)
+            part = slice(start, stop)
+            groups.append(FilterGroup(block, part, torch.ones(1, 1, 1), scale[part]))
+            start = stop
+        super().__init__(groups, ["g"])
 
     def initial(self) -> Tensor:
         """See :meth:`WeightPrior.initial`."""
@@ -66,7 +71,7 @@ class GPrior(WeightPrior):
 
     def group_coefficients(self, phi: Tensor) -> list[Tensor]:
         """See :meth:`WeightPrior.group_coefficients`."""
-        return [phi[:1].exp()]
+        return [phi[:1].exp() for _ in self.groups]
 
 
 def probed_column_mean_square(model: LinearisedModel, *, probes: int, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from dipct.posterior.linearised_model import LinearisedModel
 from dipct.posterior.stored_jacobian import Report, StoredJacobian
 from dipct.posterior.weight_prior import FilterGroup
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 512
 
 
 def gram_matrices(
@@ -20,6 +20,7 @@ def gram_matrices(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     report: Report | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``G_k = A J S_k J^T A^T`` for every structure S_k of a prior on the weights.
 
@@ -27,12 +28,16 @@ def gram_matrices(
     through the network is needed to know it for other hyper-parameters. Distances between
     positions of a 3 x 3 filter take six values only, hence six matrices for each of its blocks.
 
+    Products are taken in double precision whatever the type of the result: signal variances can
+    be many orders larger than that of the noise, which decides the evidence.
+
     Args:
         stored: the Jacobian.
         groups: of the prior.
-        dtype: of the products and the result; default: that of the Jacobian.
+        dtype: of the result; default: that of the Jacobian.
         device: of the products and the result; default: where the Jacobian is.
         report: called with matrices done and matrices in all.
+        out: where to put the result, [K m m].
 
     Returns:
         Symmetric, in the order of the prior's coefficients, [K m m].
@@ -40,30 +45,37 @@ def gram_matrices(
     first = stored.columns(groups[0])
     m, device = first.shape[0], first.device if device is None else torch.device(device)
     total = sum(len(group.structures) for group in groups)
-    result = torch.empty(total, m, m, dtype=dtype or first.dtype, device=device)
+    if out is None:
+        out = torch.empty(total, m, m, dtype=dtype or first.dtype, device=device)
     done = 0
     for group in groups:
-        columns = stored.columns(group)
-        for structure in group.structures:
-            _fill(result[done], columns, group, structure)
-            done += 1
-            if report is not None:
-                report(done, total)
-    return result
+        part = out[done : done + len(group.structures)]
+        _fill(part, stored.columns(group), group)
+        done += len(group.structures)
+        if report is not None:
+            report(done, total)
+    return out
 
 
-def _fill(result: Tensor, columns: Tensor, group: FilterGroup, structure: Tensor) -> None:
-    """One symmetric matrix, blocks on and below the diagonal computed and mirrored."""
+def _fill(result: Tensor, columns: Tensor, group: FilterGroup) -> None:
+    """Symmetric matrices, blocks on and below the diagonal computed and mirrored."""
     parts = [slice(i, i + _ROWS_AT_ONCE) for i in range(0, len(columns), _ROWS_AT_ONCE)]
     for i, rows in enumerate(parts):
-        left = group.times(group.scaled(columns[rows].to(result)), structure)
+        left = _rows_of(columns, rows, group, result.device)
         for others in parts[: i + 1]:
-            product = left @ group.scaled(columns[others].to(result)).mT
-            result[rows, others] = product
-            result[others, rows] = product.mT
-        # Rounding differs between the two triangles of a block on the diagonal.
-        block = result[rows, rows]
-        result[rows, rows] = (block + block.mT.clone()) / 2
+            # Read once for all structures: columns may have to come from elsewhere.
+            right = left if others == rows else _rows_of(columns, others, group, result.device)
+            for matrix, structure in zip(result, group.structures, strict=True):
+                product = group.times(left, structure) @ right.mT
+                if others == rows:
+                    # Rounding differs between the two triangles.
+                    product = (product + product.mT) / 2
+                matrix[rows, others] = product.to(matrix)
+                matrix[others, rows] = product.mT.to(matrix)
+
+
+def _rows_of(columns: Tensor, rows: slice, group: FilterGroup, device: torch.device) -> Tensor:
+    return group.scaled(columns[rows].to(device, torch.float64))
 
 
 def recomputed_gram_matrices(
@@ -91,11 +103,19 @@ def recomputed_gram_matrices(
     Raises:
         InsufficientMemoryError: a single group does not fit.
     """
-    found = []
-    for together in _sets_that_fit(model, groups, bytes_at_once):
+    sets = _sets_that_fit(model, groups, bytes_at_once)
+    total, m = sum(len(group.structures) for group in groups), model.n_data
+    like = model.residual
+    result = torch.empty(total, m, m, dtype=dtype or like.dtype, device=like.device)
+    done = 0
+    for together in sets:
         stored = StoredJacobian.of_data(model, together, report=report)
-        found.append(gram_matrices(stored, together, dtype=dtype))
-    return torch.cat(found)
+        count = sum(len(group.structures) for group in together)
+        gram_matrices(stored, together, out=result[done : done + count])
+        done += count
+        # Before the next one is made.
+        del stored
+    return result
 
 
 def _sets_that_fit(
@@ -108,8 +128,8 @@ def _sets_that_fit(
         needed = row * group.size
         if needed > bytes_at_once:
             raise InsufficientMemoryError(
-                f"The Jacobian of block {group.name} takes {needed / 2**30:.1f} GiB, more than the "
-                f"{bytes_at_once / 2**30:.1f} GiB allowed. Keep it on disk, or tune the evidence "
+                f"The Jacobian of block {group.name} takes {needed / 2**30:.3g} GiB, more than the "
+                f"{bytes_at_once / 2**30:.3g} GiB allowed. Keep it on disk, or tune the evidence "
                 "with stochastic estimates."
             )
         if needed > free:

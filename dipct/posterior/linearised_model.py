@@ -1,6 +1,7 @@
 """The linear model of the data around a trained network: what the posterior is made of."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -41,21 +42,29 @@ class WeightJacobian(LinearOperator):
         generator: makes the image.
         theta_hat: where, [P].
         chosen: indices of the parameters that vary, [W].
+        passes: counts the products; default: a counter of its own.
 
     Attributes:
         value: the image at theta_hat, [*generator.range_shape].
-        passes: counts the products.
+        passes: as given.
     """
 
-    def __init__(self, generator: Generator, theta_hat: Tensor, chosen: Tensor) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        theta_hat: Tensor,
+        chosen: Tensor,
+        *,
+        passes: NetworkPasses | None = None,
+    ) -> None:
         if isinstance(generator, NetworkGenerator):
             # Directional derivatives in bfloat16 are off by several per cent.
             generator = generator.with_precision("float32")
         self.generator, self.theta_hat, self.chosen = generator, theta_hat.detach(), chosen
         self.domain_shape, self.range_shape = (len(chosen),), generator.range_shape
-        self.passes = NetworkPasses()
+        self.passes = passes or NetworkPasses()
         self._transposed: Callable[[Tensor], tuple[Tensor]] | None = None
-        with _full_precision():
+        with full_precision():
             self.value = generator(self.theta_hat)
 
     def to(
@@ -87,7 +96,7 @@ class WeightJacobian(LinearOperator):
         vectors, weights = x.reshape(-1, *self.domain_shape), self.weights
         self.passes.forward += len(vectors)
         images = vectors.new_empty(len(vectors), *self.range_shape)
-        with _full_precision():
+        with full_precision():
             for i, vector in enumerate(vectors):
                 images[i] = torch.func.jvp(self._image, (weights,), (vector,))[1]
         return images.reshape(*x.shape[: x.ndim - 1], *self.range_shape)
@@ -96,7 +105,7 @@ class WeightJacobian(LinearOperator):
         images = y.reshape(-1, *self.range_shape)
         self.passes.backward += len(images)
         vectors = images.new_empty(len(images), *self.domain_shape)
-        with _full_precision():
+        with full_precision():
             if self._transposed is None:
                 self._transposed = torch.func.vjp(self._image, self.weights)[1]
             for i, image in enumerate(images):
@@ -118,6 +127,7 @@ class LinearisedModel:
         data: what was measured, [*operator.range_shape].
         noise_variance: of each datum, up to one common factor that the evidence may choose: one
             number, or one per datum in the shape of the data.
+        passes: counts the passes through the network.
 
     Attributes:
         parameters: the convolution weights, in the order of w.
@@ -142,6 +152,8 @@ class LinearisedModel:
         theta_hat: Tensor,
         data: Tensor,
         noise_variance: Tensor | float,
+        *,
+        passes: NetworkPasses | None = None,
     ) -> None:
         check_shape(theta_hat, "P", name="theta_hat", P=generator.n_parameters)
         if theta_hat.dtype not in (torch.float32, torch.float64):
@@ -161,7 +173,7 @@ class LinearisedModel:
             p for p in layout.parameters if p.kind is Kind.CONVOLUTION and p.used
         )
         chosen = is_weight.nonzero()[:, 0].to(theta_hat.device)
-        self.jacobian = WeightJacobian(generator, theta_hat, chosen)
+        self.jacobian = WeightJacobian(generator, theta_hat, chosen, passes=passes)
         self.data = data
         value, self.operator = operator.linearize(self.jacobian.value)
         if not self.operator.matched:
@@ -219,8 +231,8 @@ class LinearisedModel:
         return block.reshape(-1, *self.operator.range_shape)
 
 
-def _full_precision():  # noqa: ANN202
-    """Float32 convolutions on CUDA devices as float32, within a block."""
+def full_precision() -> AbstractContextManager[None]:
+    """Float32 convolutions on CUDA devices as float32, not TF32, within a block."""
     cudnn = torch.backends.cudnn
     return cudnn.flags(
         enabled=cudnn.enabled,

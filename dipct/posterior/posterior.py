@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dipct.errors import ConfigurationError, ShapeError
 from dipct.posterior.evidence import factorise
-from dipct.posterior.linearised_model import LinearisedModel
+from dipct.posterior.linearised_model import LinearisedModel, full_precision
 from dipct.posterior.weight_prior import WeightPrior
 
 Mean = Literal["reconstruction", "linear"]
@@ -182,7 +182,8 @@ class PathwisePosterior(Posterior):
         def images(weights: Tensor) -> Tensor:
             thetas = jacobian.theta_hat.repeat(len(weights), 1)
             thetas[:, jacobian.chosen] += weights
-            return jacobian.generator(thetas)
+            with full_precision():
+                return jacobian.generator(thetas)
 
         return self._images(number, seed, images, None)
 

@@ -107,6 +107,29 @@ class StochasticEvidence:
         first = self.prior.initial()
         return torch.cat([first, first.new_zeros(1)])
 
+    def scaled_initial(self, *, seed: int) -> Tensor:
+        """:meth:`initial` with all variances scaled so that the signal is as large as the data.
+
+        From the prior's own beginning signals may be so much larger than the noise that products
+        in single precision do not resolve it.
+
+        Args:
+            seed: of the random signs that estimate the size of the signal.
+        """
+        phi = self.initial()
+        random = torch.Generator().manual_seed(seed)
+        signs = torch.randint(2, (self.probes, len(self.residual)), generator=random) * 2 - 1
+        block = signs.to(self.residual)
+        signal = float((block * self.signal(phi, block)).double().sum()) / self.probes
+        wanted = float(self.residual.double().square().sum())
+        # Never larger than the prior begins.
+        change = min(0.0, math.log(max(wanted, 1e-300) / max(signal, 1e-300)))
+        bounds = [*self.prior.bounds(), (0.0, 0.0)]
+        for i, (name, (low, _)) in enumerate(zip(self.names, bounds, strict=True)):
+            if name.endswith("variance") or name == "g":
+                phi[i] = max(float(phi[i]) + change, low)
+        return phi
+
     def _noise(self, phi: Tensor) -> Tensor:
         return phi[-1].exp().to(self.residual) * self.noise_variance
 

@@ -120,6 +120,7 @@ def tune_stochastically(
         jitter=0.0,
         trace=trace,
         advice=" ".join(advice),
+        degenerate=bool(degenerate_blocks(hyperprior, start, phi)),
     )
 
 

@@ -1,8 +1,7 @@
 """A Jacobian as a stored matrix: in memory, or in files where it does not fit."""
 
-import shutil
+import os
 import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,8 @@ class StoredJacobian:
         n_rows: number of rows m.
         groups: of the weights to keep.
         like: a tensor whose type and device the rows have.
-        folder: where to put files, which are removed with the object; default: keep it in
-            memory.
+        folder: where to map files that have no name, and vanish with the object; default:
+            keep it in memory.
         device: where in memory; default: where the rows are computed.
         report: called with rows done and rows in all.
 
@@ -53,9 +52,7 @@ class StoredJacobian:
         report: Report | None = None,
     ) -> None:
         self.groups, self._n_rows = tuple(groups), n_rows
-        self._folder = None if folder is None else Path(tempfile.mkdtemp(dir=folder))
-        if self._folder is not None:
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder = folder
         self._columns = [self._new(group, like, device) for group in self.groups]
         for start in range(0, n_rows, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, n_rows)
@@ -94,10 +91,14 @@ class StoredJacobian:
         shape = (self._n_rows, group.size)
         if self._folder is None:
             return torch.empty(shape, dtype=like.dtype, device=device or like.device)
-        path = self._folder / group.name
-        return torch.from_file(
-            str(path), shared=True, size=shape[0] * shape[1], dtype=like.dtype
-        ).reshape(shape)
+        number, path = tempfile.mkstemp(prefix="dipct-jacobian-", dir=self._folder)
+        os.close(number)
+        try:
+            mapped = torch.from_file(path, shared=True, size=shape[0] * shape[1], dtype=like.dtype)
+        finally:
+            # Its space is free again with the last reference to it, however the process ends.
+            os.unlink(path)
+        return mapped.reshape(shape)
 
     def columns(self, group: FilterGroup) -> Tensor:
         """Columns of a group's weights, [m size].
@@ -106,6 +107,16 @@ class StoredJacobian:
             group: one of those that are kept, or with the same name.
         """
         return self._columns[[each.name for each in self.groups].index(group.name)]
+
+    def column_mean_square(self) -> Tensor:
+        """Mean over the rows of the squared entries, [W]."""
+        found = []
+        for columns in self._columns:
+            total = columns.new_zeros(columns.shape[1])
+            for rows in _parts(self._n_rows, columns):
+                total += columns[rows].square().sum(0)
+            found.append(total / self._n_rows)
+        return torch.cat(found)
 
     def to_data(self, block: Tensor) -> Tensor:
         """The Jacobian times weights, [k W] to [k m]."""

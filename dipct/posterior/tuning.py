@@ -42,6 +42,7 @@ class Tuning:
         trace: value of every part after every iteration, and each hyper-parameter by its name,
             [iterations].
         advice: what to do if it did not converge or is degenerate; empty if all is well.
+        degenerate: whether the hyperprior has no meaning between the start and the end.
     """
 
     phi: Tensor
@@ -53,6 +54,14 @@ class Tuning:
     trace: dict[str, np.ndarray]
     advice: str
     log_evidence_error: float = 0.0
+    degenerate: bool = False
+
+    @property
+    def status(self) -> str:
+        """``CONVERGED``, ``NOT_CONVERGED`` or ``DEGENERATE``."""
+        if self.degenerate:
+            return "DEGENERATE"
+        return "CONVERGED" if self.converged else "NOT_CONVERGED"
 
     @property
     def values(self) -> dict[str, float]:
@@ -149,6 +158,7 @@ def tune(
         jitter=jitter,
         trace=trace,
         advice=_advice(converged, norm, tolerance, jitter, hyperprior, start, final),
+        degenerate=bool(degenerate_blocks(hyperprior, start, final)),
     )
 
 
