@@ -429,3 +429,30 @@ def test_wrong_products(wrong, error):
         estimate(covariance(), WrongSolve(probes), probes=4)
     with pytest.raises(error, match=r"preconditioner\.sample"):
         estimate(covariance(), WrongSample(probes), probes=4)
+
+
+def test_a_preconditioner_and_probes_of_one_seed_bias_nothing():
+    """Far more eigenvalues above the diagonal than the rank: common random numbers would show."""
+    n, scaled = 300, []
+    basis = torch.linalg.qr(
+        torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ).Q
+    values = 1000 * torch.arange(1, n + 1, dtype=torch.float64) ** -0.5
+    signal = (basis * values) @ basis.T
+    exact = float((values + 1).log().sum())
+    for seed in range(8):
+        near = low_rank_plus_diagonal(
+            lambda block: block @ signal, n, 30, 1.0, seed=seed, dtype=torch.float64, device="cpu"
+        )
+        found = log_determinant(
+            lambda block: block @ signal + block,
+            n,
+            probes=20,
+            preconditioner=near,
+            max_iterations=150,
+            seed=seed,
+            dtype=torch.float64,
+            device="cpu",
+        )
+        scaled.append((found.value - exact) / found.standard_error)
+    assert abs(sum(scaled) / len(scaled)) < 3.5 / len(scaled) ** 0.5

@@ -12,8 +12,8 @@ from dipct.linalg.subspaces import check_dtype, inner_products, orthonormal_rows
 from dipct.shapes import check_shape
 
 # Draws from P must not repeat the numbers that P was made of: with one seed for both, traces
-# estimated with them are biased.
-_ANOTHER_STREAM = 2**40
+# estimated with them are biased. Generators on CPUs take no more than 32 bits of a seed.
+_ANOTHER_STREAM = 0x5BD1E995
 # Below a thousand roundings a wrong sign or an asymmetry can be rounding alone.
 _ROUNDINGS = 1000
 
