@@ -13,7 +13,7 @@ from dipct.generator.group_norm import group_norm
 from dipct.measurement.nominal import nominal_scan
 from dipct.operator import ray_transform
 from dipct.operator.checks import adjoint_mismatch, random_tensor
-from dipct.pipeline import reconstruct, simulate
+from dipct.pipeline import quantify, reconstruct, simulate
 from dipct.run import read_run, write_run
 from dipct.solver import GeneratorFit
 from dipct.solver.deep_image_prior import noise_input
@@ -377,3 +377,29 @@ def test_every_fine_tuning_lowers_the_objective(fan, parameters, optimiser, tmp_
     generator, theta, scale = generator_of(run)
     image = scale * generator(theta)[0]
     assert distance(image, torch.from_numpy(run.image)) <= 0.05
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    scan = simulate("shepp-logan", pixels=16, views=6)
+    return reconstruct(
+        scan, method="dip", iterations=400, tv_weight=1.0, stopping="none", precision="float32"
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"storage": "memory"}, {"prior": "g"}], ids=str)
+def test_uncertainty_is_that_of_the_cpu(fitted, settings):
+    settings = {"tv_prior": False, "draws": 2000, **settings}
+    on_cpu = quantify(fitted, **settings).uncertainty
+    on_gpu = quantify(fitted, device="cuda", **settings).uncertainty
+    assert on_gpu.log_evidence == pytest.approx(on_cpu.log_evidence, abs=0.5)
+    assert on_gpu.std.mean() == pytest.approx(on_cpu.std.mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("evidence", ["stochastic", "em"])
+def test_other_tuners_run(fitted, evidence):
+    found = quantify(
+        fitted, device="cuda", evidence=evidence, iterations=10, draws=64, samples=4
+    ).uncertainty
+    assert np.isfinite(found.std).all()
+    assert found.samples.shape == (4, 16, 16)
