@@ -35,6 +35,7 @@ class PixelProcess(Posterior):
     Attributes:
         tuning: the hyper-parameters and their evidence.
         covariance: of the image, float64 [n n].
+        prior_covariance: before the data, float64 [n n].
 
     Raises:
         ShapeError: shapes that do not fit.
@@ -62,7 +63,7 @@ class PixelProcess(Posterior):
         at = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
         self._distance = torch.cdist(at, at).to(data.device)
         self.tuning = self._tune(report)
-        prior = self._prior(self.tuning.phi)
+        prior = self.prior_covariance = self._prior(self.tuning.phi)
         found = factorise(self._data_covariance(prior, self.tuning.phi))
         to_data = self._matrix @ prior
         self.covariance = prior - to_data.mT @ found.solve(to_data.mT).mT
