@@ -92,6 +92,32 @@ def test_tuning_says_when_it_has_not_converged(problem):
     assert "allow more iterations" in found.advice
 
 
+class Fragile(ExactEvidence):
+    """Cannot be factorised at noise a little below the best."""
+
+    failures = 0
+
+    def __call__(self, phi):
+        if phi[-1] < -0.6:
+            self.failures += 1
+            raise ConvergenceError("not positive definite")
+        return super().__call__(phi)
+
+
+def test_a_trial_that_cannot_be_factorised_is_turned_back_from(problem):
+    whole = problem.evidence
+    fragile = Fragile(
+        problem.prior, whole.gram, problem.model.residual, problem.model.noise_variance
+    )
+    found = tune(fragile)
+    assert fragile.failures > 0
+    assert found.log_evidence > tune(whole).log_evidence - 1.0
+    beyond = whole.initial()
+    beyond[-1] = -1.0
+    with pytest.raises(ConvergenceError):
+        tune(fragile, initial=beyond)
+
+
 def test_fixed_hyper_parameters_stay(problem):
     found = tune(problem.evidence, fixed=("noise",))
     assert found.values["noise"] == 1.0

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dipct.errors import ConvergenceError
 from dipct.posterior.evidence import ExactEvidence, Valued
 from dipct.posterior.total_variation_prior import TotalVariationPrior
 
@@ -17,6 +18,8 @@ NOISE_BOUNDS = (-10.0, 10.0)
 # Of the projected gradient per hyper-parameter, relative to the number of data: hyper-parameters
 # are logarithms, so that this is far below what the data can tell about them.
 _TOLERANCE = 1e-5
+# Per datum [nat].
+_WORSE = 10.0
 
 
 class LogDensity(Protocol):
@@ -97,7 +100,7 @@ def tune(
         The hyper-parameters, with a trace.
 
     Raises:
-        ConvergenceError: a covariance that is not positive definite.
+        ConvergenceError: a covariance that is not positive definite where it begins.
     """
     from scipy.optimize import minimize
 
@@ -113,12 +116,19 @@ def tune(
 
     def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
         phi = torch.from_numpy(at.copy())
-        found = [term(phi) for term in terms]
+        try:
+            found = [term(phi) for term in terms]
+        except ConvergenceError:
+            if not records:
+                raise
+            # A trial that cannot be computed is worse than all before: the line search turns back.
+            return records[-1]["per datum"] + _WORSE, np.zeros_like(at)
         value = sum(each.value for each in found)
         gradient = np.sum([each.gradient.numpy() for each in found], axis=0)
         parts = {name: part for each in found for name, part in each.parts.items()}
         parts["jitter"] = max(each.jitter for each in found)
         evaluated.clear()
+        parts["per datum"] = -value / scale
         evaluated[at.tobytes()] = (gradient, parts)
         return -value / scale, -gradient / scale
 
@@ -146,7 +156,8 @@ def tune(
     final = torch.from_numpy(result.x.copy())
     if [records[-1][name] for name in evidence.names] != result.x.tolist():
         keep(result.x)
-    trace = {name: np.array([record[name] for record in records]) for name in records[0]}
+    names = [name for name in records[0] if name != "per datum"]
+    trace = {name: np.array([record[name] for record in records]) for name in names}
     norm, jitter = float(trace["projected gradient"][-1]), float(trace["jitter"].max())
     converged = norm <= tolerance
     return Tuning(
