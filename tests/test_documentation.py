@@ -27,6 +27,7 @@ SMALLER = [
     ("--method edip", "--method edip --iterations 20"),
     ("dipct choose", "dipct choose --repeats 1 --iterations 5 --baseline-iterations 5"),
     ("--rank 50", "--rank 2"),
+    ("simulate shepp-logan --pixels 28", "simulate shepp-logan --pixels 16"),
 ]
 """What makes the snippets fast enough to be run every time."""
 TORCH_OWN = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
