@@ -143,7 +143,7 @@ def stochastic(name: str) -> dict:
     run = dipct.read_run(RUNS / f"{name}-evidence-and-tv.h5")
     model, _, _ = linearised_model_of(run, torch.device("cpu"))
     prior = MaternPrior(model.parameters)
-    gram = torch.load(gram_file(name), weights_only=True)["gram"]
+    gram = torch.load(gram_file(name), weights_only=True)["result"]["gram"]
     evidence = ExactEvidence(prior, gram, model.residual, model.noise_variance)
     phi = torch.tensor(list(run.uncertainty.hyperparameters.values())).double().log()
     exactly = evidence(phi)

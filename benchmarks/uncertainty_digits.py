@@ -59,6 +59,7 @@ CELLS = tuple((noise, views) for noise in (0.05, 0.1) for views in (5, 10, 20, 3
 IMAGES, STEPS, ENSEMBLE = 20, 1500, 3
 RATES, TUNING_IMAGES, TUNING_CELL = (0.01, 0.05, 0.1, 0.2), (9000, 9001), (0.05, 10)
 DRAWS, AT_ONCE, CLIP, BETAS = 4096, 512, 0.1, (0.9, 0.99)
+TUNING_DRAWS = 1024
 PIXEL = "log_likelihood_pixel"
 METHODS = (
     "DIP, noise as measured",
@@ -142,7 +143,9 @@ def of_draws(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, flat.T @ flat / (len(draws) - 1)
 
 
-def dropout_draws(scan: dipct.Scan, run: dipct.Run, rate: float, tv: bool) -> np.ndarray:
+def dropout_draws(
+    scan: dipct.Scan, run: dipct.Run, rate: float, tv: bool, number: int = DRAWS
+) -> np.ndarray:
     """Images of a network fitted under dropout, by the scan's own settings."""
     generator, _, scale = generator_of(run)
     operator = scale * dipct.ray_transform(scan.geometry, scan.grid)
@@ -168,7 +171,7 @@ def dropout_draws(scan: dipct.Scan, run: dipct.Run, rate: float, tv: bool) -> np
     with torch.no_grad():
         images = [
             scale * generator(theta * channel_dropout(generator.layout, rate, AT_ONCE, random))
-            for _ in range(DRAWS // AT_ONCE)
+            for _ in range(number // AT_ONCE)
         ]
         return torch.cat(images).numpy()[:, 0].astype(np.float64)
 
@@ -189,7 +192,7 @@ def tune_rates() -> dict[str, float]:
                     torch.full((scan.projections.size,), scan.noise.std**2),
                 )
                 for rate in RATES:
-                    mean, covariance = of_draws(dropout_draws(scan, run, rate, tv))
+                    mean, covariance = of_draws(dropout_draws(scan, run, rate, tv, TUNING_DRAWS))
                     done = score(scan.truth.astype(float), mean, covariance, correction)
                     values[str(rate)] += done["log_likelihood"] / len(TUNING_IMAGES)
             found[name] = values
