@@ -108,6 +108,18 @@ def test_evidence_is_within_its_error(problem):
     assert abs(np.mean(scaled)) < 3.5 / 30**0.5
 
 
+def test_a_loose_tolerance_of_gradients_does_not_shift_the_evidence(problem):
+    phi = problem.phi()
+    loose, tight = stochastic(problem, tolerance=0.1), stochastic(problem)
+    values = [evidence.log_density(phi, seed=0).value for evidence in (loose, tight)]
+    assert values[0] == pytest.approx(values[1], abs=0.01)
+    # As it would with that tolerance itself.
+    near = loose.preconditioner(phi, seed=0)
+    rows = problem.model.residual[None]
+    misfits = [float((rows * e.solve(phi, rows, near).value).sum()) for e in (loose, tight)]
+    assert misfits[0] < misfits[1] - 0.01
+
+
 def test_reduced_products_still_give_the_solution(problem):
     evidence = stochastic(problem, product_dtype=torch.float32, tolerance=1e-5)
     phi = problem.phi()

@@ -18,6 +18,8 @@ from dipct.posterior.posterior import DataJacobian
 from dipct.posterior.weight_prior import WeightPrior
 from dipct.shapes import check_shape
 
+_VALUE_TOLERANCE = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class GradientEstimate:
@@ -155,14 +157,19 @@ class StochasticEvidence:
         )
 
     def solve(
-        self, phi: Tensor, block: Tensor, preconditioner: Preconditioner | None
+        self,
+        phi: Tensor,
+        block: Tensor,
+        preconditioner: Preconditioner | None,
+        *,
+        tolerance: float | None = None,
     ) -> LinearSolution:
         """``K^-1`` times rows, [k m], with how well it is known."""
         return conjugate_gradients(
             lambda rows: self.apply(phi, rows),
             block,
             preconditioner=preconditioner,
-            tolerance=self.tolerance,
+            tolerance=self.tolerance if tolerance is None else tolerance,
             max_iterations=self.max_iterations,
             reorthogonalise=self.product_dtype is not None,
             product_dtype=self.product_dtype,
@@ -234,7 +241,10 @@ class StochasticEvidence:
             probes: random vectors; default: as for the gradient.
         """
         near = preconditioner or self.preconditioner(phi, seed=seed)
-        found = self.solve(phi, self.residual[None], near)
+        # Conjugate gradients approach r^T K^-1 r from below, by the squared error in the norm of
+        # K: what is left of a signal far above the noise counts in units of the noise.
+        tolerance = min(self.tolerance, _VALUE_TOLERANCE)
+        found = self.solve(phi, self.residual[None], near, tolerance=tolerance)
         misfit = float((self.residual.double() * found.value[0].double()).sum())
         determinant = log_determinant(
             lambda rows: self.apply(phi, rows),
