@@ -328,7 +328,8 @@ def write_pages(paper: bool) -> None:
                 for cell in cells:
                     values = [r["scores"][name][key] for r in results[cell]]
                     error = np.std(values) / math.sqrt(max(len(values) - 1, 1))
-                    row.append(f"{np.mean(values):.{digits}f} ± {error:.{digits}f}")
+                    spread = f" ± {error:.{digits}f}" if len(values) > 1 else ""
+                    row.append(f"{np.mean(values):.{digits}f}{spread}")
                 rows.append(row)
             text.append(f"{title}, mean and standard error:\n\n{table(header, rows)}")
         counts = ", ".join(str(len(results[cell])) for cell in cells)
