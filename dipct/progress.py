@@ -25,6 +25,18 @@ _LABELS = {
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+def _new_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+    )
+
+
 class ProgressDisplay:
     """Shows the iterations of a solver as they go; used as a context and as a callback.
 
@@ -52,15 +64,7 @@ class ProgressDisplay:
     def __enter__(self) -> Self:
         """Start the display."""
         if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-                console=self._console,
-            )
+            self._bar = _new_bar(self._console)
             self._bar.start()
             self._task = self._bar.add_task(self._title, total=self._total, figures="")
         return self
@@ -128,15 +132,7 @@ class WorkDisplay:
     def __enter__(self) -> Self:
         """Start the display."""
         if self._shown and self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-                console=self._console,
-            )
+            self._bar = _new_bar(self._console)
             self._bar.start()
         return self
 

@@ -62,8 +62,8 @@ def choose_storage(model: LinearisedModel, settings: UncertaintySettings) -> Sto
     )
 
 
-def stores_jacobian(model: LinearisedModel, settings: UncertaintySettings) -> Storage:
-    """Whether stochastic estimates take their products from a stored Jacobian.
+def choose_product_storage(model: LinearisedModel, settings: UncertaintySettings) -> Storage:
+    """Where the Jacobian is kept whose products stochastic estimates need, if anywhere.
 
     Args:
         model: the linear model.

@@ -275,7 +275,8 @@ def _result(
     checks = {"jitter": tuning.jitter, **found.checks}
     if found.hyperprior is not None:
         expected = found.hyperprior.expected(tuning.phi).values()
-        checks["hyperprior_error"] = max(e.value_error / e.value for e in expected if e.value)
+        errors = [each.value_error / each.value for each in expected if each.value]
+        checks["hyperprior_error"] = max(errors, default=0.0)
     kept = None if configuration.samples is None or draws is None else draws
     return Uncertainty(
         mean=mean,

@@ -10,7 +10,7 @@ from torch import Tensor
 from dipct.errors import ShapeError
 from dipct.operator.base import LinearOperator
 from dipct.posterior.evidence import factorise
-from dipct.posterior.posterior import Posterior
+from dipct.posterior.posterior import GaussianImage
 from dipct.posterior.tuning import NOISE_BOUNDS, Tuning
 from dipct.shapes import check_shape
 
@@ -21,7 +21,7 @@ _LOG_VARIANCES = (-16.0, 10.0)
 _TOLERANCE = 1e-5
 
 
-class PixelProcess(Posterior):
+class PixelProcess(GaussianImage):
     """Posterior of an image whose pixels are a Matern-1/2 process of constant mean.
 
     Exact, by dense linear algebra on pixels: for small images. Hyper-parameters maximise the
@@ -69,20 +69,6 @@ class PixelProcess(Posterior):
         self.covariance = prior - to_data.mT @ found.solve(to_data.mT).mT
         image = found.solve(self._data[None]) @ to_data
         self.mean = image.reshape(operator.domain_shape).to(data)
-
-    def variance(self) -> Tensor:
-        """Variance of every pixel, [1 H W]."""
-        return self.covariance.diagonal().reshape(self.mean.shape).to(self.mean)
-
-    def sample(self, number: int, *, seed: int) -> Tensor:
-        """See :meth:`Posterior.sample`."""
-        random = torch.Generator(self.covariance.device).manual_seed(seed)
-        values, vectors = torch.linalg.eigh(self.covariance)
-        white = torch.randn(
-            number, len(values), generator=random, dtype=values.dtype, device=values.device
-        )
-        draws = (white * values.clamp(min=0).sqrt()) @ vectors.mT
-        return self.mean + draws.reshape(number, *self.mean.shape).to(self.mean)
 
     def log_evidence(self, phi: Tensor) -> Tensor:
         """``log N(y; 0, A K A^T + f V)`` [nat], differentiable in the hyper-parameters.

@@ -50,7 +50,32 @@ class Posterior(ABC):
         """
 
 
-class DensePosterior(Posterior):
+class GaussianImage(Posterior):
+    """A posterior whose covariance is kept as a matrix.
+
+    Attributes:
+        covariance: of the pixels, float64 [n n].
+    """
+
+    covariance: Tensor
+
+    def variance(self) -> Tensor:
+        """Variance of every pixel, [1 H W]."""
+        return self.covariance.diagonal().reshape(self.mean.shape).to(self.mean)
+
+    def sample(self, number: int, *, seed: int) -> Tensor:
+        """See :meth:`Posterior.sample`."""
+        random = torch.Generator(self.covariance.device).manual_seed(seed)
+        # The covariance may be singular, as where a network makes fewer images than pixels.
+        values, vectors = torch.linalg.eigh(self.covariance)
+        white = torch.randn(
+            number, len(values), generator=random, dtype=values.dtype, device=values.device
+        )
+        draws = (white * values.clamp(min=0).sqrt()) @ vectors.mT
+        return self.mean + draws.reshape(number, *self.mean.shape).to(self.mean)
+
+
+class DensePosterior(GaussianImage):
     """Posterior by dense linear algebra on pixels: exact, for small images.
 
     Args:
@@ -99,21 +124,6 @@ class DensePosterior(Posterior):
             # h is f - J w_hat at the prior's mean.
             change = model.jacobian(model.jacobian.weights).double()
             self.mean = (model.image - change + gain.reshape(model.image.shape)).to(model.image)
-
-    def variance(self) -> Tensor:
-        """Variance of every pixel, [1 H W]."""
-        return self.covariance.diagonal().reshape(self.mean.shape).to(self.mean)
-
-    def sample(self, number: int, *, seed: int) -> Tensor:
-        """See :meth:`Posterior.sample`."""
-        random = torch.Generator(self.covariance.device).manual_seed(seed)
-        # The covariance is singular where the network makes fewer images than there are pixels.
-        values, vectors = torch.linalg.eigh(self.covariance)
-        white = torch.randn(
-            number, len(values), generator=random, dtype=values.dtype, device=values.device
-        )
-        draws = (white * values.clamp(min=0).sqrt()) @ vectors.mT
-        return self.mean + draws.reshape(number, *self.mean.shape).to(self.mean)
 
 
 class PathwisePosterior(Posterior):
