@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any, Self
 
@@ -149,8 +149,9 @@ class Operator(ABC):
         """Name and shapes."""
         return f"{type(self).__name__}({self.domain_shape} -> {self.range_shape})"
 
-    def _tensors(self) -> list[Tensor]:
-        return [t for value in vars(self).values() for t in _tensors_in(value)]
+    def _tensors(self) -> Iterator[Tensor]:
+        for value in vars(self).values():
+            yield from _tensors_in(value)
 
     def _check(self, x: Tensor, shape: tuple[int, ...], what: str) -> None:
         if not isinstance(x, Tensor):
@@ -158,19 +159,20 @@ class Operator(ABC):
                 f"{self!r} needs a torch tensor as {what}; got {type(x).__name__}. "
                 "Convert it with torch.as_tensor."
             )
-        pattern = " ".join(["...", *map(str, shape)])
-        advice = ""
-        if shape[:1] == (1,) and tuple(x.shape) == shape[1:]:
-            advice = f"Add the channel axis: {what}[None]."
-        check_shape(x, pattern, name=f"The {what} of {self!r}", advice=advice)
-        if self.dtype is not None and x.dtype != self.dtype:
+        if tuple(x.shape[max(x.dim() - len(shape), 0) :]) != shape:
+            pattern = " ".join(["...", *map(str, shape)])
+            advice = ""
+            if shape[:1] == (1,) and tuple(x.shape) == shape[1:]:
+                advice = f"Add the channel axis: {what}[None]."
+            check_shape(x, pattern, name=f"The {what} of {self!r}", advice=advice)
+        if (dtype := self.dtype) is not None and x.dtype != dtype:
             raise DtypeError(
-                f"{self!r} is stored in {self.dtype}; the {what} is {x.dtype}. Convert one of "
+                f"{self!r} is stored in {dtype}; the {what} is {x.dtype}. Convert one of "
                 "them, e.g. operator.to(dtype=...)."
             )
-        if self.device is not None and x.device.type != self.device.type:
+        if (device := self.device) is not None and x.device.type != device.type:
             raise DtypeError(
-                f"{self!r} is on device {self.device}; the {what} is on {x.device}. Move one of "
+                f"{self!r} is on device {device}; the {what} is on {x.device}. Move one of "
                 "them, e.g. operator.to(device=...)."
             )
 
@@ -294,14 +296,14 @@ def check_same_shape(one: tuple[int, ...], other: tuple[int, ...], what: str) ->
         raise ShapeError(f"{what}: shapes {one} and {other} differ.")
 
 
-def _tensors_in(value: Any) -> list[Tensor]:
+def _tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Operator):
-        return value._tensors()
-    if isinstance(value, tuple | list):
-        return [t for item in value for t in _tensors_in(item)]
-    return []
+        yield value
+    elif isinstance(value, Operator):
+        yield from value._tensors()
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors_in(item)
 
 
 def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
