@@ -17,8 +17,9 @@ from dipct.uncertainty import UncertaintySettings
 _LARGEST_DENSE_IMAGE = 2048
 SHARE = 0.7
 """Of what is free: the estimates are not exact, and others work too."""
-# Covariance, its inverse and copies on the way, in double precision.
-_COVARIANCES_AT_ONCE = 6
+# Products of which the Gram matrices of one block of 3 x 3 filters are made, in double precision:
+# more than the covariance, its inverse and copies that are needed afterwards.
+_COVARIANCES_AT_ONCE = 16
 
 Storage = Literal["dense", "memory", "disk", "recompute"]
 
@@ -114,5 +115,5 @@ def gram_dtype(model: LinearisedModel, settings: UncertaintySettings) -> torch.d
 
 
 def working_bytes(model: LinearisedModel) -> int:
-    """Size of the covariance of the data with what it is factorised into."""
+    """Size of what is needed beside the Gram matrices: products, or the covariance's factors."""
     return _COVARIANCES_AT_ONCE * 8 * model.n_data**2
