@@ -17,6 +17,7 @@ class EvidenceChoice(StrEnum):
     exact = "exact"
     stochastic = "stochastic"
     em = "em"
+    at_weights = "at-weights"
 
 
 class PriorChoice(StrEnum):
@@ -26,11 +27,26 @@ class PriorChoice(StrEnum):
     g = "g"
 
 
+class TvConventionChoice(StrEnum):
+    """Densities of the total variation prior."""
+
+    length_scale = "length-scale"
+    bayes_dip = "bayes-dip"
+
+
 class MeanChoice(StrEnum):
     """What the posterior is centred on."""
 
     reconstruction = "reconstruction"
     linear = "linear"
+
+
+class PrecisionChoice(StrEnum):
+    """Types of the products of stochastic estimates."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class StorageChoice(StrEnum):
@@ -59,6 +75,10 @@ def uncertainty(
     tv_prior_weight: Annotated[
         float | None, typer.Option(help="Its weight; by default that of the reconstruction.")
     ] = None,
+    tv_prior_convention: Annotated[
+        TvConventionChoice,
+        typer.Option(help="Density of the length scale, or that of published code."),
+    ] = TvConventionChoice.length_scale,
     tv_probes: Annotated[int, typer.Option(help="Random sign vectors for each block.")] = 20,
     mean: Annotated[
         MeanChoice, typer.Option(help="What the uncertainty is around.")
@@ -76,6 +96,9 @@ def uncertainty(
     storage: Annotated[
         StorageChoice, typer.Option(help="Where the Jacobian of the data is kept.")
     ] = StorageChoice.auto,
+    product_precision: Annotated[
+        PrecisionChoice, typer.Option(help="Of the products of the stochastic evidence.")
+    ] = PrecisionChoice.float32,
     seed: Annotated[int, typer.Option(help="Of probes and draws.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     resume: Resume = False,
@@ -96,6 +119,7 @@ def uncertainty(
         "smoothness": smoothness,
         "tv_prior": tv_prior,
         "tv_prior_weight": tv_prior_weight,
+        "tv_prior_convention": tv_prior_convention.value,
         "tv_probes": tv_probes,
         "mean": mean.value,
         "fixed_noise": fixed_noise,
@@ -103,6 +127,7 @@ def uncertainty(
         "draws": draws,
         "iterations": iterations,
         "storage": storage.value,
+        "product_precision": product_precision.value,
         "seed": seed,
         "device": device,
     }

@@ -35,9 +35,10 @@ _SCORE, _CHECK = "score: ", "check: "
 class UncertaintySettings(CheckedSettings):
     """Everything that decides how uncertainty is quantified."""
 
-    evidence: Literal["auto", "exact", "stochastic", "em"] = "auto"
-    """How hyper-parameters are tuned: by the exact evidence, by stochastic estimates of it, or by
-    expectation maximisation; auto is exact where its matrices fit into memory."""
+    evidence: Literal["auto", "exact", "stochastic", "em", "at-weights"] = "auto"
+    """How hyper-parameters are tuned: by the exact evidence, by stochastic estimates of it, by
+    expectation maximisation, or by the published form of it at given weights; auto is exact where
+    its matrices fit into memory."""
     prior: Literal["matern", "g"] = "matern"
     """Prior of the weights: Matern over the positions of a filter, or the g-prior."""
     smoothness: Literal["1/2", "3/2", "5/2"] = "1/2"
@@ -47,6 +48,9 @@ class UncertaintySettings(CheckedSettings):
     anisotropic total variation and the prior has length scales."""
     tv_prior_weight: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Weight of that preference; default: that of the reconstruction."""
+    tv_prior_convention: Literal["length-scale", "bayes-dip"] = "length-scale"
+    """Its density: of the length scale, or as in published code, where the weight multiplies the
+    logarithm too and the derivative is by the logarithm of the length scale."""
     tv_probes: int = Field(20, ge=2)
     """Random sign vectors for each block, where its variances are not computed exactly."""
     mean: Literal["reconstruction", "linear"] = "reconstruction"
@@ -63,6 +67,9 @@ class UncertaintySettings(CheckedSettings):
     storage: Literal["auto", "memory", "disk", "recompute"] = "auto"
     """Where the Jacobian of the data is kept; auto takes the first of these that fits, and none for
     small images, for which that of the image will do."""
+    product_precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which the covariance of the data is multiplied where the evidence is stochastic; less than
+    float32 takes a stored Jacobian."""
     seed: int = Field(0, ge=0)
     """Of probes and draws."""
     device: str = "cpu"
@@ -81,6 +88,19 @@ class UncertaintySettings(CheckedSettings):
             raise ValueError("smoothness belongs to the Matern prior")
         if self.prior == "g" and self.tv_prior_weight is not None:
             raise ValueError("tv_prior_weight has no meaning for the g-prior")
+        is_convention_given = self.tv_prior_convention != "length-scale"
+        if is_convention_given and (self.tv_prior is False or self.prior == "g"):
+            raise ValueError("tv_prior_convention has no meaning without tv_prior")
+        if self.product_precision != "float32":
+            if self.evidence != "stochastic":
+                raise ValueError(
+                    "product_precision belongs to the stochastic evidence; give evidence stochastic"
+                )
+            if self.storage == "recompute":
+                raise ValueError(
+                    "a product_precision below float32 takes a stored Jacobian; passes through "
+                    "the network are in float32"
+                )
         return self
 
 

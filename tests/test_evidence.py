@@ -9,6 +9,7 @@ from small_posterior import F64, SmallProblem
 
 from dipct.errors import ConvergenceError, ShapeError
 from dipct.posterior import ExactEvidence, TotalVariationPrior, factorise, tune
+from dipct.posterior.tuning import bounded
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +175,16 @@ def test_wrong_shapes_are_refused(problem):
         ExactEvidence(problem.prior, gram, residual, variance[1:])
     with pytest.raises(ShapeError, match="hyper-parameters"):
         problem.evidence(torch.zeros(2, dtype=F64))
+
+
+def test_hyper_parameters_at_their_bounds_are_told():
+    names = ("a variance", "a length scale", "b variance", "c variance", "noise")
+    bounds = [(-7.0, 14.0), (-3.0, 5.0), (-7.0, 14.0), (-7.0, 14.0), (-10.0, 10.0)]
+    inside = torch.tensor([-7.0, -3.0, 0.0, 1.0, 0.0], dtype=F64)
+    assert bounded(names, inside, bounds) == []
+    switched_off = torch.tensor([-7.0, 0.0, -7.0, 1.0, 10.0], dtype=F64)
+    (off, end) = bounded(names, switched_off, bounds)
+    assert "a variance, b variance." in off
+    assert "noise;" in end
+    fixed = [(at, at) for at in switched_off.tolist()]
+    assert bounded(names, switched_off, fixed) == []

@@ -129,6 +129,38 @@ def test_expectation_maximisation(run):
     assert result.log_evidence == pytest.approx(evidence_of(run, result), abs=0.1)
 
 
+@pytest.mark.parametrize("storage", ["auto", "memory"])
+def test_the_published_form_of_the_evidence(run, storage):
+    settings = {"tv_prior": False, "storage": storage, "draws": 50}
+    result = dipct.quantify(run, evidence="at-weights", **settings).uncertainty
+    assert result.settings["evidence"] == "at-weights"
+    assert result.status == "CONVERGED"
+    # A jvp and a vjp in each of 1000 iterations.
+    assert result.network_passes > 2000
+    exactly = dipct.quantify(run, **settings).uncertainty
+    assert evidence_of(run, result) < exactly.log_evidence - 0.1
+
+
+def test_published_density_of_length_scales(run, found):
+    result = dipct.quantify(run, tv_prior_convention="bayes-dip").uncertainty
+    assert result.settings["tv_prior_convention"] == "bayes-dip"
+    assert result.hyperparameters != pytest.approx(found.uncertainty.hyperparameters, rel=0.01)
+
+
+def test_products_in_reduced_precision(run):
+    settings = {"evidence": "stochastic", "tv_prior": False, "draws": 100, "iterations": 20}
+    single = dipct.quantify(run, **settings).uncertainty
+    half = dipct.quantify(run, product_precision="float16", **settings).uncertainty
+    # Rounded, but to no other place: the draws are solved for in full precision.
+    assert half.hyperparameters != single.hyperparameters
+    assert evidence_of(run, half) == pytest.approx(evidence_of(run, single), abs=5)
+    assert half.std.mean() == pytest.approx(single.std.mean(), rel=0.2)
+    # Three digits do not resolve noise this far below the signal, and that is said.
+    coarse = dipct.quantify(run, product_precision="bfloat16", **settings).uncertainty
+    assert coarse.status == "NOT_CONVERGED"
+    assert "Take a more precise type" in coarse.advice
+
+
 def evidence_of(run, result):
     """The exact evidence at the hyper-parameters of a result."""
     model, _, _ = linearised_model_of(run, torch.device("cpu"))
@@ -275,6 +307,21 @@ def test_a_network_far_from_the_data_is_warned_of(run, caplog):
     assert "the gradient left is" in caplog.text
 
 
+def test_a_fit_that_has_not_settled_is_warned_of(run, caplog):
+    noisy = replace(run.scan, noise=dipct.GaussianNoise(2 * run.scan.noise.std))
+    early = dipct.reconstruct(
+        noisy,
+        method="dip",
+        iterations=800,
+        tv_weight=1e-3,
+        stopping="discrepancy",
+        precision="float32",
+    )
+    with caplog.at_level(logging.WARNING, logger="dipct"):
+        dipct.quantify(early, iterations=1)
+    assert "the fit was still moving" in caplog.text
+
+
 def test_too_little_memory_names_the_alternatives(run, monkeypatch):
     from dipct.pipeline import posterior_memory
 
@@ -297,6 +344,17 @@ def test_too_little_memory_names_the_alternatives(run, monkeypatch):
         ({"prior": "g", "tv_prior": True}, "length scales"),
         ({"prior": "g", "smoothness": "3/2"}, "smoothness belongs"),
         ({"tv_prior": False, "tv_prior_weight": 1.0}, "no meaning without"),
+        ({"tv_prior": False, "tv_prior_convention": "bayes-dip"}, "no meaning without"),
+        ({"prior": "g", "tv_prior_convention": "bayes-dip"}, "no meaning without"),
+        ({"product_precision": "bfloat16"}, "belongs to the stochastic"),
+        (
+            {
+                "evidence": "stochastic",
+                "product_precision": "bfloat16",
+                "storage": "recompute",
+            },
+            "stored Jacobian",
+        ),
         ({"tv_probes": True}, "true or false"),
     ],
 )

@@ -77,7 +77,9 @@ def hyperprior_of(
     if edges is None or not isinstance(prior, MaternPrior):
         return None
     assert settings.tv_prior_weight is not None
-    return TotalVariationPrior(prior, edges, settings.tv_prior_weight)
+    return TotalVariationPrior(
+        prior, edges, settings.tv_prior_weight, convention=settings.tv_prior_convention
+    )
 
 
 def deciding(settings: UncertaintySettings) -> dict[str, Any]:

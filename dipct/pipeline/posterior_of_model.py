@@ -31,6 +31,7 @@ from dipct.pipeline.posterior_memory import (
 from dipct.pipeline.stages import Stages
 from dipct.posterior import (
     DensePosterior,
+    EvidenceAtWeights,
     ExactEvidence,
     LinearisedModel,
     PathwisePosterior,
@@ -41,6 +42,7 @@ from dipct.posterior import (
     WeightPrior,
     edge_variances_of_gram,
     gram_matrices,
+    linear_weights,
     probed_column_mean_square,
     recomputed_gram_matrices,
     tune,
@@ -55,6 +57,20 @@ _COLUMN_PROBES = 50
 # Of the linear systems of draws: they need more than a gradient does.
 _DRAW_RANK, _DRAW_TOLERANCE, _DRAW_ITERATIONS = 400, 1e-3, 200
 _LARGEST_RESIDUAL = 0.1
+_REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """That of the reconstruction whose network is linearised.
+
+    Attributes:
+        tv_weight: of total variation, zero for none.
+        isotropic: which total variation.
+    """
+
+    tv_weight: float
+    isotropic: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +103,7 @@ class Inference:
 def infer(
     model: LinearisedModel,
     settings: UncertaintySettings,
+    regularisation: Regularisation,
     stages: Stages,
     display: WorkDisplay,
 ) -> Inference:
@@ -95,6 +112,7 @@ def infer(
     Args:
         model: the linear model.
         settings: resolved.
+        regularisation: that of the reconstruction.
         stages: keeps the results of long stages.
         display: shows how far they are.
 
@@ -110,13 +128,39 @@ def infer(
             raise
         _LOG.info("The exact evidence does not fit into memory: it is estimated.")
         return _stochastic(model, settings, stages, display)
+    weights = None
+    if settings.evidence == "at-weights":
+        weights = _linear_weights(model, regularisation, stages, display)
     if storage == "dense":
-        return _dense(model, settings, stages, display)
-    return _exact(model, settings, stages, display, storage)
+        return _dense(model, weights, settings, stages, display)
+    return _exact(model, weights, settings, stages, display, storage)
+
+
+def _linear_weights(
+    model: LinearisedModel, regularisation: Regularisation, stages: Stages, display: WorkDisplay
+) -> Tensor:
+    def compute() -> dict[str, Tensor]:
+        report = display.stage("Weights of the linear model")
+        return {"weights": linear_weights(model, **vars(regularisation), report=report)}
+
+    return stages("weights", compute, model.residual.device, vars(regularisation))["weights"]
+
+
+def _evidence(
+    model: LinearisedModel, prior: WeightPrior, gram: Tensor, weights: Tensor | None
+) -> ExactEvidence:
+    """Of the data, or at weights that are given."""
+    if weights is not None:
+        return EvidenceAtWeights(prior, gram, model, weights)
+    return ExactEvidence(prior, gram, model.residual, model.noise_variance)
 
 
 def _dense(
-    model: LinearisedModel, settings: UncertaintySettings, stages: Stages, display: WorkDisplay
+    model: LinearisedModel,
+    weights: Tensor | None,
+    settings: UncertaintySettings,
+    stages: Stages,
+    display: WorkDisplay,
 ) -> Inference:
     """Small images: everything from the Gram matrices of the Jacobian of the image."""
     device = model.residual.device
@@ -145,7 +189,7 @@ def _dense(
     of_data = gram.new_empty(len(gram), model.n_data, model.n_data)
     for matrix, result in zip(gram, of_data, strict=True):
         result[:] = operator @ matrix @ operator.mT
-    evidence = ExactEvidence(prior, of_data, model.residual, model.noise_variance)
+    evidence = _evidence(model, prior, of_data, weights)
     edges = None
     if settings.tv_prior:
         edges = edge_variances_of_gram(gram, model.image, prior.groups)
@@ -156,7 +200,7 @@ def _dense(
         tuning=tuning,
         mean=posterior.mean,
         std=posterior.variance().clamp(min=0).sqrt(),
-        evidence="exact",
+        evidence="exact" if weights is None else "at-weights",
         choices={"kept": "image"},
         hyperprior=hyperprior,
         samples=None
@@ -168,6 +212,7 @@ def _dense(
 
 def _exact(
     model: LinearisedModel,
+    weights: Tensor | None,
     settings: UncertaintySettings,
     stages: Stages,
     display: WorkDisplay,
@@ -212,7 +257,7 @@ def _exact(
     decided = {"of": "data", "prior": settings.prior, "seed": settings.seed if probed else None}
     kept = stages("gram", compute, device, decided)
     prior = prior_of(model, settings, kept)
-    evidence = ExactEvidence(prior, kept["gram"], model.residual, model.noise_variance)
+    evidence = _evidence(model, prior, kept["gram"], weights)
     edges = probed_edges(model, prior, settings, stages, display)
     hyperprior = hyperprior_of(prior, edges, settings)
     by = _exactly(evidence, hyperprior, settings)
@@ -227,7 +272,7 @@ def _exact(
     posterior = PathwisePosterior(
         prior, tuning.phi, model, solve, products=stored, mean=settings.mean
     )
-    kind = "em" if settings.evidence == "em" else "exact"
+    kind = "exact" if settings.evidence == "auto" else settings.evidence
     found = _drawn(posterior, tuning, kind, {"kept": storage}, settings, stages, display)
     return replace(found, hyperprior=hyperprior)
 
@@ -238,6 +283,12 @@ def _stochastic(
     """Products with the covariance of the data only, for what is too large for matrices."""
     groups, kept = matern_of(model, settings).groups, {}
     stored, storage = None, choose_product_storage(model, settings)
+    reduced = _REDUCED.get(settings.product_precision)
+    if reduced is not None and storage == "recompute":
+        raise InsufficientMemoryError(
+            f"Products in {settings.product_precision} take a stored Jacobian, which does not fit "
+            "into memory here. Use --storage disk, or --product-precision float32."
+        )
     if storage != "recompute":
         folder = tempfile.gettempdir() if storage == "disk" else None
         report = display.stage("Jacobian of the projections")
@@ -247,7 +298,9 @@ def _stochastic(
     prior = prior_of(model, settings, kept)
     edges = probed_edges(model, prior, settings, stages, display)
     products = model if stored is None else stored
-    evidence = StochasticEvidence(prior, products, model.residual, model.noise_variance)
+    evidence = StochasticEvidence(
+        prior, products, model.residual, model.noise_variance, product_dtype=reduced
+    )
     hyperprior = hyperprior_of(prior, edges, settings)
 
     def tune_it(**options: Any) -> Tuning:

@@ -18,7 +18,7 @@ from dipct.objective import total_variation
 from dipct.operator import ray_transform
 from dipct.operator.base import LinearOperator
 from dipct.pipeline.deep_image_prior import generator_of
-from dipct.pipeline.posterior_of_model import Inference, infer
+from dipct.pipeline.posterior_of_model import Inference, Regularisation, infer
 from dipct.pipeline.stages import Stages
 from dipct.pipeline.uncertainty_scores import uncertainty_scores
 from dipct.posterior import LinearisedModel, NetworkPasses, noise_correction
@@ -33,6 +33,8 @@ _SMALLEST_RESIDUAL = 1e-4
 # Of the squared residual over the noise: beyond, or below one over it, the linear model is one of
 # the wrong point.
 _FAR_FROM_THE_DATA = 2.0
+# Share of the gradient of data and total variation that they leave of each other.
+_FAR_FROM_A_MINIMUM = 0.5
 
 
 def quantify(
@@ -89,7 +91,7 @@ def quantify(
         _LOG.warning("%s", warning)
     try:
         with WorkDisplay(progress) as display:
-            found = infer(model, configuration, stages, display)
+            found = infer(model, configuration, _regularisation(run), stages, display)
     except KeyboardInterrupt:
         raise Interrupted(stages.interrupted()) from None
     result = _result(run, configuration, model, scale, operator, found)
@@ -170,14 +172,22 @@ def linearised_model_of(
     return model, scale, scaled
 
 
+def _regularisation(run: Run) -> Regularisation:
+    configuration = run.configuration
+    return Regularisation(
+        float(configuration["tv_weight"]), bool(configuration.get("isotropic", False))
+    )
+
+
 def _checks(run: Run, model: LinearisedModel) -> dict[str, float]:
     """How well the network explains the scan, and how near it is to a minimum."""
     whitened = model.misfit.square() / model.noise_variance
     of_data = -model.to_weights((model.misfit / model.noise_variance)[None])[0]
     image = model.image.detach().requires_grad_()
-    variation = total_variation(image, isotropic=bool(run.configuration.get("isotropic")))
+    regularisation = _regularisation(run)
+    variation = total_variation(image, isotropic=regularisation.isotropic)
     (slope,) = torch.autograd.grad(variation, image)
-    of_prior = float(run.configuration["tv_weight"]) * model.jacobian.adjoint(slope)
+    of_prior = regularisation.tv_weight * model.jacobian.adjoint(slope)
     size = float(of_data.norm() + of_prior.norm())
     return {
         "reduced_chi_squared": float(whitened.mean()),
@@ -199,6 +209,12 @@ def _warnings(checks: dict[str, float]) -> list[str]:
             f"The image's residual is {misfit**0.5:.2f} times the noise (reduced chi^2 "
             f"{misfit:.2f}): the network has fitted noise, or the scan's noise is overstated. "
             "Reconstruct with --stopping discrepancy or more total variation."
+        )
+    elif checks["gradient"] > _FAR_FROM_A_MINIMUM:
+        found.append(
+            f"The image explains the scan, but {gradient}: the fit was still moving, or stopped "
+            "early, and the linear model's own mean lies elsewhere. Compare with --mean linear, or "
+            "reconstruct with more iterations."
         )
     return found
 

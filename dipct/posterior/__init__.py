@@ -7,6 +7,7 @@ from dipct.posterior.evidence import ExactEvidence as ExactEvidence
 from dipct.posterior.evidence import Factorisation as Factorisation
 from dipct.posterior.evidence import Valued as Valued
 from dipct.posterior.evidence import factorise as factorise
+from dipct.posterior.evidence_at_weights import EvidenceAtWeights as EvidenceAtWeights
 from dipct.posterior.expectation_maximisation import (
     expected_log_density as expected_log_density,
 )
@@ -18,6 +19,8 @@ from dipct.posterior.g_prior import GPrior as GPrior
 from dipct.posterior.g_prior import probed_column_mean_square as probed_column_mean_square
 from dipct.posterior.gram import gram_matrices as gram_matrices
 from dipct.posterior.gram import recomputed_gram_matrices as recomputed_gram_matrices
+from dipct.posterior.linear_weights import LinearisedGenerator as LinearisedGenerator
+from dipct.posterior.linear_weights import linear_weights as linear_weights
 from dipct.posterior.linearised_model import LinearisedModel as LinearisedModel
 from dipct.posterior.linearised_model import NetworkPasses as NetworkPasses
 from dipct.posterior.linearised_model import WeightJacobian as WeightJacobian

@@ -133,11 +133,12 @@ class ExactEvidence:
             The evidence [nat], its gradient, and its parts.
         """
         found = self.factorise(phi)
-        solution = found.solve(self.residual[None])[0]
-        misfit, log_det = float(self.residual @ solution), float(found.log_det)
-        inverse = torch.cholesky_inverse(found.factor)
+        misfit, change, in_data = self._misfit(phi, found)
+        log_det = float(found.log_det)
         # d value / d c_k = (solution^T G_k solution - tr K^-1 G_k) / 2.
-        weights = torch.outer(solution, solution) - inverse
+        weights = -torch.cholesky_inverse(found.factor)
+        if in_data is not None:
+            weights += torch.outer(in_data, in_data)
         slopes = torch.stack([_product(weights, matrix) for matrix in self.gram]) / 2
         variable = phi.detach().double().cpu().requires_grad_()
         coefficients = self.prior.coefficients(variable[:-1])
@@ -147,7 +148,17 @@ class ExactEvidence:
         m = len(self.residual)
         value = -(misfit + log_det + m * math.log(2 * math.pi)) / 2
         parts = {"log evidence": value, "log determinant": log_det, "misfit": misfit}
-        return Valued(value, gradient, parts, found.jitter)
+        return Valued(value, gradient - change / 2, parts, found.jitter)
+
+    def _misfit(self, phi: Tensor, found: Factorisation) -> tuple[float, Tensor, Tensor | None]:
+        """What the evidence has of the data, ``residual^T K^-1 residual``.
+
+        Returns:
+            Its value; its gradient [H] except for what K contributes; and for that a vector u
+            [m], if any, where its derivative is ``- u^T dK u``.
+        """
+        solution = found.solve(self.residual[None])[0]
+        return float(self.residual @ solution), torch.zeros_like(phi).double().cpu(), solution
 
 
 def factorise(covariance: Tensor) -> Factorisation:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dipct.posterior.evidence import Factorisation
 from dipct.posterior.posterior import DataJacobian
 from dipct.posterior.total_variation_prior import TotalVariationPrior
-from dipct.posterior.tuning import NOISE_BOUNDS, Tuning, degenerate_blocks
+from dipct.posterior.tuning import Tuning, bounded, bounds_of, degenerate_blocks
 from dipct.posterior.weight_prior import WeightPrior
 
 # Of logarithms of hyper-parameters from one iteration to the next.
@@ -165,10 +165,7 @@ def tune_by_expectation_maximisation(
     """
     phi = initial.double().cpu()
     start, records, change, norm = phi.clone(), [], math.inf, math.inf
-    bounds = [*prior.bounds(), NOISE_BOUNDS]
-    for i, name in enumerate(names):
-        if name in fixed:
-            bounds[i] = (float(phi[i]), float(phi[i]))
+    bounds = bounds_of(prior, names, phi, fixed)
     low, high = torch.tensor(bounds, dtype=torch.float64).T
     for iteration in range(iterations):
         found = covariance.factorise(phi)
@@ -217,6 +214,7 @@ def tune_by_expectation_maximisation(
             f"Rounding left a covariance of the data indefinite; {jitter:.0e} of its mean diagonal "
             "was added."
         )
+    advice += [*bounded(names, phi, bounds), *degenerate_blocks(hyperprior, start, phi)]
     return Tuning(
         phi=phi,
         names=names,
@@ -225,7 +223,7 @@ def tune_by_expectation_maximisation(
         gradient_norm=norm,
         jitter=jitter,
         trace={k: np.array([r[k] for r in records]) for k in records[0]} if records else {},
-        advice=" ".join(advice + degenerate_blocks(hyperprior, start, phi)),
+        advice=" ".join(advice),
         degenerate=bool(degenerate_blocks(hyperprior, start, phi)),
     )
 

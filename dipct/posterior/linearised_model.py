@@ -137,6 +137,8 @@ class LinearisedModel:
         residual: ``y - A (f(theta_hat) - J w_hat)``, the data that the linear model explains by
             weights of mean zero, [m].
         misfit: ``y - A f(theta_hat)``, [m].
+        image_at_zero: ``f(theta_hat) - J w_hat``, the linear model's image without weights,
+            [*generator.range_shape].
 
     Raises:
         ConfigurationError: the generator has no convolutions, or the operator's adjoint is not
@@ -186,8 +188,9 @@ class LinearisedModel:
         if not bool((torch.isfinite(self.noise_variance) & (self.noise_variance > 0)).all()):
             raise ConfigurationError("The noise variance must be positive and finite everywhere.")
         self.misfit = (data - value).flatten()
-        at_weights = self.operator(self.jacobian(self.jacobian.weights))
-        self.residual = self.misfit + at_weights.flatten()
+        of_weights = self.jacobian(self.jacobian.weights)
+        self.image_at_zero = self.image - of_weights
+        self.residual = self.misfit + self.operator(of_weights).flatten()
 
     @property
     def image(self) -> Tensor:

@@ -121,9 +121,7 @@ class DensePosterior(GaussianImage):
         self.mean = model.image
         if mean == "linear":
             gain = found.solve(model.residual.double()[None]) @ to_data
-            # h is f - J w_hat at the prior's mean.
-            change = model.jacobian(model.jacobian.weights).double()
-            self.mean = (model.image - change + gain.reshape(model.image.shape)).to(model.image)
+            self.mean = (model.image_at_zero + gain.reshape(model.image.shape)).to(model.image)
 
 
 class PathwisePosterior(Posterior):
@@ -161,7 +159,7 @@ class PathwisePosterior(Posterior):
         self.mean = model.image
         if mean == "linear":
             weights = self._conditioned(model.residual[None])
-            self.mean = model.image + model.jacobian(weights - model.jacobian.weights)[0]
+            self.mean = model.image_at_zero + model.jacobian(weights)[0]
 
     def _conditioned(self, data: Tensor) -> Tensor:
         """Mean of the weights given data that the linear model explains, [k m] to [k W]."""

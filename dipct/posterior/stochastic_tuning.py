@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dipct.posterior.stochastic_evidence import StochasticEvidence
 from dipct.posterior.total_variation_prior import TotalVariationPrior
-from dipct.posterior.tuning import NOISE_BOUNDS, Tuning, degenerate_blocks
+from dipct.posterior.tuning import Tuning, bounded, bounds_of, degenerate_blocks
 from dipct.solver import Adam
 
 # Of the optimiser; hyper-parameters are logarithms.
@@ -59,11 +59,13 @@ def tune_stochastically(
     """
     phi = evidence.initial() if initial is None else initial.double().cpu()
     start, names = phi.clone(), evidence.names
-    low, high = torch.tensor([*evidence.prior.bounds(), NOISE_BOUNDS], dtype=torch.float64).T
-    free = torch.tensor([name not in fixed for name in names])
+    bounds = bounds_of(evidence.prior, names, phi, fixed)
+    low, high = torch.tensor(bounds, dtype=torch.float64).T
+    free = low < high
     schedule = _Falling(steps)
     optimiser = Adam(learning_rate, schedule=schedule, betas=_BETAS)
-    averages, records, problems = optimiser.start(phi), [], []
+    averages, records = optimiser.start(phi), []
+    problems: dict[int, str] = {}
     first_averaged = steps - max(1, math.ceil(_LAST_SHARE * steps))
     visited, gradients = [], []
     near = None
@@ -81,7 +83,7 @@ def tune_stochastically(
             parts |= prior.parts
         gradient = torch.where(free, gradient, 0.0)
         if not found.solution.converged:
-            problems.append(found.solution.advice)
+            problems[step] = found.solution.advice
         inside = torch.minimum(torch.maximum(phi + gradient, low), high) - phi
         logs = dict(zip(names, phi.tolist(), strict=True))
         length = float(inside.abs().max())
@@ -94,28 +96,29 @@ def tune_stochastically(
         changed, averages = optimiser.update(phi, averages, -gradient, step)
         phi = torch.where(free, torch.minimum(torch.maximum(changed, low), high), phi)
     phi = torch.stack(visited).mean(0) if visited else phi
-    converged, norm = _settled(gradients, len(evidence.residual))
+    settled, norm = _settled(gradients, len(evidence.residual))
     value = evidence.log_density(phi, seed=seed + steps, probes=value_probes)
     trace = {k: np.array([r[k] for r in records]) for k in records[0]} if records else {}
     advice = (
         []
-        if converged
+        if settled
         else [
             f"The mean gradient of the last steps is {norm:.1e} per datum and more than "
             f"{_STANDARD_ERRORS:g} of its standard errors: allow more iterations."
         ]
     )
     if problems:
-        advice.append(f"In {len(problems)} of {steps} steps: {problems[-1]}")
+        advice.append(f"In {len(problems)} of {steps} steps: {problems[max(problems)]}")
     if value.log_det.advice:
         advice.append(value.log_det.advice)
-    advice += degenerate_blocks(hyperprior, start, phi)
+    advice += [*bounded(names, phi, bounds), *degenerate_blocks(hyperprior, start, phi)]
     return Tuning(
         phi=phi,
         names=names,
         log_evidence=value.value,
         log_evidence_error=value.standard_error,
-        converged=converged,
+        # Gradients of systems that were not solved are no gradients.
+        converged=settled and 2 * sum(step >= first_averaged for step in problems) < len(visited),
         gradient_norm=norm,
         jitter=0.0,
         trace=trace,

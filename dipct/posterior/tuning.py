@@ -11,6 +11,7 @@ from torch import Tensor
 from dipct.errors import ConvergenceError
 from dipct.posterior.evidence import ExactEvidence, Valued
 from dipct.posterior.total_variation_prior import TotalVariationPrior
+from dipct.posterior.weight_prior import WeightPrior
 
 NOISE_BOUNDS = (-10.0, 10.0)
 """Of the logarithm of the factor of the noise variance."""
@@ -20,6 +21,8 @@ NOISE_BOUNDS = (-10.0, 10.0)
 _TOLERANCE = 1e-5
 # Per datum [nat].
 _WORSE = 10.0
+# Of a logarithm.
+_AT_BOUND = 1e-6
 
 
 class LogDensity(Protocol):
@@ -106,10 +109,7 @@ def tune(
 
     start = evidence.initial() if initial is None else initial.double().cpu()
     terms: list[LogDensity] = [evidence, *([] if hyperprior is None else [hyperprior])]
-    bounds = [*evidence.prior.bounds(), NOISE_BOUNDS]
-    for i, name in enumerate(evidence.names):
-        if name in fixed:
-            bounds[i] = (float(start[i]), float(start[i]))
+    bounds = bounds_of(evidence.prior, evidence.names, start, fixed)
     low, high = (np.array(side) for side in zip(*bounds, strict=True))
     scale, records = len(evidence.residual), []
     evaluated: dict[bytes, tuple[np.ndarray, dict[str, float]]] = {}
@@ -168,7 +168,13 @@ def tune(
         gradient_norm=norm,
         jitter=jitter,
         trace=trace,
-        advice=_advice(converged, norm, tolerance, jitter, hyperprior, start, final),
+        advice=" ".join(
+            [
+                *_advice(converged, norm, tolerance, jitter),
+                *bounded(evidence.names, final, bounds),
+                *degenerate_blocks(hyperprior, start, final),
+            ]
+        ),
         degenerate=bool(degenerate_blocks(hyperprior, start, final)),
     )
 
@@ -178,15 +184,7 @@ def _projected(at: np.ndarray, ascent: np.ndarray, low: np.ndarray, high: np.nda
     return np.clip(at + ascent, low, high) - at
 
 
-def _advice(
-    converged: bool,
-    norm: float,
-    tolerance: float,
-    jitter: float,
-    hyperprior: TotalVariationPrior | None,
-    start: Tensor,
-    final: Tensor,
-) -> str:
+def _advice(converged: bool, norm: float, tolerance: float, jitter: float) -> list[str]:
     found = []
     if not converged:
         found.append(
@@ -198,7 +196,49 @@ def _advice(
             f"Rounding left a covariance of the data indefinite; {jitter:.0e} of its mean diagonal "
             "was added. Gram matrices in float64 avoid it."
         )
-    return " ".join([*found, *degenerate_blocks(hyperprior, start, final)])
+    return found
+
+
+def bounds_of(
+    prior: WeightPrior, names: Sequence[str], start: Tensor, fixed: Sequence[str]
+) -> list[tuple[float, float]]:
+    """Lowest and highest value of every hyper-parameter; both the first one where it is fixed."""
+    return [
+        (at, at) if name in fixed else (low, high)
+        for name, at, (low, high) in zip(
+            names, start.tolist(), [*prior.bounds(), NOISE_BOUNDS], strict=True
+        )
+    ]
+
+
+def bounded(names: Sequence[str], phi: Tensor, bounds: Sequence[tuple[float, float]]) -> list[str]:
+    """What to say of hyper-parameters that end at a bound; usually nothing.
+
+    Length scales may, beyond whose bounds nothing changes, and some of the variances: that is how
+    the evidence leaves out blocks that the data do not need.
+
+    Args:
+        names: of the hyper-parameters.
+        phi: where they end, [H].
+        bounds: of each; where both are the same it was not tuned.
+    """
+    off, others = [], []
+    for name, at, (low, high) in zip(names, phi.tolist(), bounds, strict=True):
+        if low == high or name.endswith("length scale") or low + _AT_BOUND < at < high - _AT_BOUND:
+            continue
+        is_off = name.endswith("variance") and at < high - _AT_BOUND
+        (off if is_off else others).append(name)
+    found = []
+    if 2 * len(off) > sum(name.endswith("variance") for name in names):
+        found.append(
+            f"At the lowest value allowed: {', '.join(off)}. Most of the network adds next to "
+            "nothing to the uncertainty; where a total variation prior is the reason, compare with "
+            "a smaller weight of it, or with the evidence alone."
+        )
+    if others:
+        ends = ", ".join(others)
+        found.append(f"At the end of their range: {ends}; the data do not settle them.")
+    return found
 
 
 def degenerate_blocks(
