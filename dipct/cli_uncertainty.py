@@ -54,6 +54,7 @@ class StorageChoice(StrEnum):
 
     auto = "auto"
     memory = "memory"
+    host = "host"
     disk = "disk"
     recompute = "recompute"
 

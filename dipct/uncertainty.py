@@ -64,9 +64,10 @@ class UncertaintySettings(CheckedSettings):
     samples at least."""
     iterations: int = Field(200, ge=1)
     """Most iterations of the tuning."""
-    storage: Literal["auto", "memory", "disk", "recompute"] = "auto"
-    """Where the Jacobian of the data is kept; auto takes the first of these that fits, and none for
-    small images, for which that of the image will do."""
+    storage: Literal["auto", "memory", "host", "disk", "recompute"] = "auto"
+    """Where the Jacobian of the data is kept: in the memory of the device, in that of its host, on
+    disk or nowhere; auto takes the first of these that fits, and none for small images, for which
+    that of the image will do."""
     product_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """In which the covariance of the data is multiplied where the evidence is stochastic; less than
     float32 takes a stored Jacobian."""
@@ -91,6 +92,13 @@ class UncertaintySettings(CheckedSettings):
         is_convention_given = self.tv_prior_convention != "length-scale"
         if is_convention_given and (self.tv_prior is False or self.prior == "g"):
             raise ValueError("tv_prior_convention has no meaning without tv_prior")
+        if self.storage == "host" and self.device == "cpu":
+            raise ValueError("storage host is for other devices than the cpu; give memory")
+        if self.storage == "host" and self.evidence in ("stochastic", "em"):
+            raise ValueError(
+                "storage host belongs to the exact evidence: others would move all of the Jacobian "
+                "for every product"
+            )
         if self.product_precision != "float32":
             if self.evidence != "stochastic":
                 raise ValueError(

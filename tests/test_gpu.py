@@ -387,10 +387,13 @@ def fitted():
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"storage": "memory"}, {"prior": "g"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"storage": "memory"}, {"storage": "host"}, {"prior": "g"}], ids=str
+)
 def test_uncertainty_is_that_of_the_cpu(fitted, settings):
     settings = {"tv_prior": False, "draws": 2000, **settings}
-    on_cpu = quantify(fitted, **settings).uncertainty
+    there = "memory" if settings.get("storage") == "host" else settings.get("storage", "auto")
+    on_cpu = quantify(fitted, **settings | {"storage": there}).uncertainty
     on_gpu = quantify(fitted, device="cuda", **settings).uncertainty
     assert on_gpu.log_evidence == pytest.approx(on_cpu.log_evidence, abs=0.5)
     assert on_gpu.std.mean() == pytest.approx(on_cpu.std.mean(), rel=0.1)

@@ -347,6 +347,8 @@ def test_too_little_memory_names_the_alternatives(run, monkeypatch):
         ({"tv_prior": False, "tv_prior_convention": "bayes-dip"}, "no meaning without"),
         ({"prior": "g", "tv_prior_convention": "bayes-dip"}, "no meaning without"),
         ({"product_precision": "bfloat16"}, "belongs to the stochastic"),
+        ({"storage": "host"}, "other devices than the cpu"),
+        ({"storage": "host", "device": "cuda", "evidence": "em"}, "belongs to the exact"),
         (
             {
                 "evidence": "stochastic",

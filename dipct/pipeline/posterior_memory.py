@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from typing import Literal
 
 import psutil
@@ -21,11 +22,28 @@ SHARE = 0.7
 # more than the covariance, its inverse and copies that are needed afterwards.
 _COVARIANCES_AT_ONCE = 16
 
-Storage = Literal["dense", "memory", "disk", "recompute"]
+Storage = Literal["dense", "memory", "host", "disk", "recompute"]
 
 
-def choose_storage(model: LinearisedModel, settings: UncertaintySettings) -> Storage:
+@dataclass(frozen=True)
+class GramPlan:
     """How the Gram matrices are computed.
+
+    Attributes:
+        storage: where the Jacobian is kept: that of the image (``dense``), or that of the data in
+            the memory of the device, in that of its host, on disk, or nowhere.
+        dtype: of the Gram matrices: double precision where it fits, for the noise may be far
+            below the signal.
+        free: bytes free on the device before it began.
+    """
+
+    storage: Storage
+    dtype: torch.dtype
+    free: int
+
+
+def plan_gram_matrices(model: LinearisedModel, settings: UncertaintySettings) -> GramPlan:
+    """How the Gram matrices are computed: the fastest way that fits.
 
     Args:
         model: the linear model.
@@ -34,26 +52,18 @@ def choose_storage(model: LinearisedModel, settings: UncertaintySettings) -> Sto
     Raises:
         InsufficientMemoryError: the exact evidence does not fit in any way that is allowed.
     """
-    device, on_disk = model.residual.device, shutil.disk_usage(tempfile.gettempdir()).free
-    free, jacobian = free_memory(device), jacobian_bytes(model)
-    needed = gram_bytes(model, settings, gram_dtype(model, settings)) + working_bytes(model)
-    largest = max(group.size for group in matern_of(model, settings).groups)
-    of_largest = model.residual.element_size() * model.n_data * largest
-    n, components = model.image.numel(), n_components(model, settings)
-    dense = 8 * components * (n**2 + model.n_data**2) + working_bytes(model)
-    dense += model.residual.element_size() * n * model.n_weights
-    # Expectation maximisation needs products of the Jacobian of the data.
-    is_small = n <= _LARGEST_DENSE_IMAGE and settings.evidence != "em"
-    fits: dict[Storage, bool] = {
-        "dense": is_small and dense <= SHARE * free,
-        "memory": jacobian + needed <= SHARE * free,
-        "disk": needed <= SHARE * free and jacobian <= SHARE * on_disk,
-        "recompute": needed + of_largest <= SHARE * free,
-    }
-    allowed = [settings.storage] if settings.storage != "auto" else list(fits)
-    for storage in allowed:
-        if fits[storage]:
-            return storage
+    device, single = model.residual.device, model.residual.dtype
+    ways: list[tuple[Storage, torch.dtype]] = [("dense", torch.float64)]
+    for dtype in dict.fromkeys((torch.float64, single)):
+        ways += [(storage, dtype) for storage in ("memory", "host", "disk")]
+    ways += [("recompute", torch.float64), ("recompute", single)]
+    free = free_memory(device)
+    for storage, dtype in ways:
+        is_allowed = settings.storage in ("auto", storage)
+        if is_allowed and _fits(model, settings, storage, dtype):
+            return GramPlan(storage, dtype, free)
+    on_disk, jacobian = shutil.disk_usage(tempfile.gettempdir()).free, jacobian_bytes(model)
+    needed = gram_bytes(model, settings, single) + working_bytes(model)
     raise InsufficientMemoryError(
         f"For {model.n_data} data and {model.n_weights} weights the exact evidence needs "
         f"{needed / 2**30:.3g} GiB of memory for Gram matrices and covariances, and "
@@ -61,6 +71,31 @@ def choose_storage(model: LinearisedModel, settings: UncertaintySettings) -> Sto
         f"{free / 2**30:.3g} GiB of memory and {on_disk / 2**30:.0f} GiB on disk are free. Use "
         "--evidence stochastic, fewer views, or bin the detector."
     )
+
+
+def _fits(
+    model: LinearisedModel, settings: UncertaintySettings, storage: Storage, dtype: torch.dtype
+) -> bool:
+    device = model.residual.device
+    free, jacobian = SHARE * free_memory(device), jacobian_bytes(model)
+    needed = gram_bytes(model, settings, dtype) + working_bytes(model)
+    if storage == "dense":
+        n, components = model.image.numel(), n_components(model, settings)
+        matrices = 8 * components * (n**2 + model.n_data**2) + working_bytes(model)
+        of_image = model.residual.element_size() * n * model.n_weights
+        # Expectation maximisation needs products of the Jacobian of the data.
+        is_possible = n <= _LARGEST_DENSE_IMAGE and settings.evidence != "em"
+        return is_possible and matrices + of_image <= free
+    if storage == "memory":
+        return needed + jacobian <= free
+    if storage == "host":
+        on_host = SHARE * psutil.virtual_memory().available
+        return device.type != "cpu" and needed <= free and jacobian <= on_host
+    if storage == "disk":
+        on_disk = SHARE * shutil.disk_usage(tempfile.gettempdir()).free
+        return needed <= free and jacobian <= on_disk
+    largest = max(group.size for group in matern_of(model, settings).groups)
+    return needed + model.residual.element_size() * model.n_data * largest <= free
 
 
 def choose_product_storage(model: LinearisedModel, settings: UncertaintySettings) -> Storage:
@@ -105,13 +140,6 @@ def n_components(model: LinearisedModel, settings: UncertaintySettings) -> int:
 def gram_bytes(model: LinearisedModel, settings: UncertaintySettings, dtype: torch.dtype) -> int:
     """Size of the Gram matrices."""
     return dtype.itemsize * n_components(model, settings) * model.n_data**2
-
-
-def gram_dtype(model: LinearisedModel, settings: UncertaintySettings) -> torch.dtype:
-    """Double precision where it fits beside the Jacobian: the noise may be far below the signal."""
-    needed = gram_bytes(model, settings, torch.float64) + working_bytes(model)
-    fits = needed + jacobian_bytes(model) <= SHARE * free_memory(model.residual.device)
-    return torch.float64 if fits else model.residual.dtype
 
 
 def working_bytes(model: LinearisedModel) -> int:

@@ -20,12 +20,10 @@ from dipct.pipeline.hyperparameters import (
 )
 from dipct.pipeline.posterior_memory import (
     SHARE,
-    Storage,
+    GramPlan,
     choose_product_storage,
-    choose_storage,
-    free_memory,
     gram_bytes,
-    gram_dtype,
+    plan_gram_matrices,
     working_bytes,
 )
 from dipct.pipeline.stages import Stages
@@ -122,7 +120,7 @@ def infer(
     if settings.evidence == "stochastic":
         return _stochastic(model, settings, stages, display)
     try:
-        storage = choose_storage(model, settings)
+        plan = plan_gram_matrices(model, settings)
     except InsufficientMemoryError:
         if settings.evidence != "auto" or settings.storage != "auto":
             raise
@@ -131,9 +129,9 @@ def infer(
     weights = None
     if settings.evidence == "at-weights":
         weights = _linear_weights(model, regularisation, stages, display)
-    if storage == "dense":
+    if plan.storage == "dense":
         return _dense(model, weights, settings, stages, display)
-    return _exact(model, weights, settings, stages, display, storage)
+    return _exact(model, weights, settings, stages, display, plan)
 
 
 def _linear_weights(
@@ -216,56 +214,63 @@ def _exact(
     settings: UncertaintySettings,
     stages: Stages,
     display: WorkDisplay,
-    storage: Storage,
+    plan: GramPlan,
 ) -> Inference:
     """Gram matrices of the Jacobian of the data, and draws."""
     device, groups = model.residual.device, matern_of(model, settings).groups
     stored: StoredJacobian | None = None
-    folder = tempfile.gettempdir() if storage == "disk" else None
+
+    def store() -> StoredJacobian:
+        return StoredJacobian.of_data(
+            model,
+            groups,
+            folder=tempfile.gettempdir() if plan.storage == "disk" else None,
+            device="cpu" if plan.storage == "host" else None,
+            report=display.stage("Jacobian of the projections"),
+        )
 
     def compute() -> dict[str, Tensor]:
         nonlocal stored
-        found = {}
-        if storage != "recompute":
-            report = display.stage("Jacobian of the projections")
-            stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
+        found: dict[str, Tensor] = {}
+        if plan.storage != "recompute":
+            stored = store()
         if settings.prior == "g":
             found["column_mean_square"] = _column_mean_square(model, stored, settings)
         prior = prior_of(model, settings, found)
         if stored is not None:
-            report = display.stage("Gram matrices")
             found["gram"] = gram_matrices(
                 stored,
                 prior.groups,
-                dtype=gram_dtype(model, settings),
+                dtype=plan.dtype,
                 device=device,
-                report=report,
+                report=display.stage("Gram matrices"),
             )
             return found
-        dtype = gram_dtype(model, settings)
-        needed = gram_bytes(model, settings, dtype) + working_bytes(model)
+        needed = gram_bytes(model, settings, plan.dtype) + working_bytes(model)
         found["gram"] = recomputed_gram_matrices(
             model,
             prior.groups,
-            bytes_at_once=int(SHARE * free_memory(device)) - needed,
-            dtype=dtype,
+            bytes_at_once=int(SHARE * plan.free) - needed,
+            dtype=plan.dtype,
             report=display.stage("Jacobian of the projections"),
         )
         return found
 
-    probed = settings.prior == "g" and storage == "recompute"
+    probed = settings.prior == "g" and plan.storage == "recompute"
     decided = {"of": "data", "prior": settings.prior, "seed": settings.seed if probed else None}
     kept = stages("gram", compute, device, decided)
+    if plan.storage == "host":
+        # Products would move all of it: passes through the network are faster.
+        stored = None
     prior = prior_of(model, settings, kept)
     evidence = _evidence(model, prior, kept["gram"], weights)
     edges = probed_edges(model, prior, settings, stages, display)
     hyperprior = hyperprior_of(prior, edges, settings)
     by = _exactly(evidence, hyperprior, settings)
     if settings.evidence == "em":
-        if stored is None and storage != "recompute":
+        if stored is None and plan.storage in ("memory", "disk"):
             # Every iteration needs more products than it has rows.
-            report = display.stage("Jacobian of the projections")
-            stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
+            stored = store()
         by = _by_expectation(model, prior, stored, evidence, hyperprior, settings)
     tuning = tuned(settings, stages, display, by)
     solve = evidence.factorise(tuning.phi).solve
@@ -273,7 +278,7 @@ def _exact(
         prior, tuning.phi, model, solve, products=stored, mean=settings.mean
     )
     kind = "exact" if settings.evidence == "auto" else settings.evidence
-    found = _drawn(posterior, tuning, kind, {"kept": storage}, settings, stages, display)
+    found = _drawn(posterior, tuning, kind, {"kept": plan.storage}, settings, stages, display)
     return replace(found, hyperprior=hyperprior)
 
 

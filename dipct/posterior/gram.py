@@ -78,7 +78,8 @@ def _fill(result: Tensor, columns: Tensor, group: FilterGroup) -> None:
     step = max(1, _BYTES_AT_ONCE // (m * p * products.element_size()))
     for start in range(0, group.filters, step):
         part = slice(start * p, min(start + step, group.filters) * p)
-        block = columns[:, part].to(products)
+        # Moved before it is widened, not after.
+        block = columns[:, part].to(products.device).to(products.dtype)
         if group.scale is not None:
             block *= group.scale[part].to(block)
         rotated = torch.einsum("ap,mfp->amf", basis, block.unflatten(1, (-1, p)))
