@@ -69,6 +69,9 @@ def uncertainty(
         PriorChoice, typer.Option(help="Of the weights: Matern on filters, or the g-prior.")
     ] = PriorChoice.matern,
     smoothness: Annotated[str, typer.Option(help="Of the Matern prior: 1/2, 3/2 or 5/2.")] = "1/2",
+    lowest_variance: Annotated[
+        float | None, typer.Option(help="Least variance of a block's weights; default: 0.001.")
+    ] = None,
     tv_prior: Annotated[
         bool | None,
         typer.Option(help="Prefer length scales of small total variation; by default as dip did."),
@@ -93,6 +96,9 @@ def uncertainty(
     draws: Annotated[
         int, typer.Option(help="Images that the standard deviation is made of, if not exact.")
     ] = 1024,
+    score_margin: Annotated[
+        int, typer.Option(help="Pixels at each border that scores leave out.")
+    ] = 0,
     iterations: Annotated[int, typer.Option(help="Most iterations of the tuning.")] = 200,
     storage: Annotated[
         StorageChoice, typer.Option(help="Where the Jacobian of the data is kept.")
@@ -118,6 +124,7 @@ def uncertainty(
         "evidence": evidence.value,
         "prior": prior.value,
         "smoothness": smoothness,
+        "lowest_variance": lowest_variance,
         "tv_prior": tv_prior,
         "tv_prior_weight": tv_prior_weight,
         "tv_prior_convention": tv_prior_convention.value,
@@ -126,6 +133,7 @@ def uncertainty(
         "fixed_noise": fixed_noise,
         "samples": samples,
         "draws": draws,
+        "score_margin": score_margin,
         "iterations": iterations,
         "storage": storage.value,
         "product_precision": product_precision.value,

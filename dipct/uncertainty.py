@@ -6,9 +6,11 @@ Layout of the group ``uncertainty`` of a run file (HDF5):
 group attributes            ``settings`` (JSON, resolved), ``status`` and ``advice``,
                             ``log_evidence`` [nat] and ``log_evidence_error``,
                             ``network_passes``, ``duration_s``, ``created``, and one attribute
-                            ``score: <name>`` or ``check: <name>`` for each
+                            ``score: <name>``, ``check: <name>`` or ``seconds: <stage>``
+                            for each
 ``mean``, ``std``           float32 (H, W), in the units of the image
 ``samples``                 float32 (N, H, W), where they were asked for
+``whitened_errors``         float32 (n,), where truth and covariance are known
 ``hyperparameters/names``   names; ``hyperparameters/values`` float64, themselves and not
                             their logarithms
 ``trace/*``                 float64 (iterations,): parts of the objective, and logarithms of
@@ -19,17 +21,19 @@ group attributes            ``settings`` (JSON, resolved), ``status`` and ``advi
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any, Literal
 
 import h5py
 import numpy as np
 from pydantic import Field, model_validator
 
-from dipct.errors import FileFormatError
+from dipct.errors import ConfigurationError, FileFormatError
 from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group
+from dipct.posterior import LOWEST_VARIANCE
 from dipct.settings import CheckedSettings
 
-_SCORE, _CHECK = "score: ", "check: "
+_SCORE, _CHECK, _SECONDS = "score: ", "check: ", "seconds: "
 
 
 class UncertaintySettings(CheckedSettings):
@@ -43,6 +47,9 @@ class UncertaintySettings(CheckedSettings):
     """Prior of the weights: Matern over the positions of a filter, or the g-prior."""
     smoothness: Literal["1/2", "3/2", "5/2"] = "1/2"
     """Of the Matern covariance."""
+    lowest_variance: float = Field(LOWEST_VARIANCE, gt=0, lt=1e6)
+    """Of the weights of a block, in the Matern prior and for images of order one: the evidence of a
+    single scan would switch most blocks off, and know more than it can."""
     tv_prior: bool | None = None
     """Prefer length scales of small total variation; default: yes where the reconstruction had an
     anisotropic total variation and the prior has length scales."""
@@ -62,6 +69,8 @@ class UncertaintySettings(CheckedSettings):
     draws: int = Field(1024, ge=2)
     """Images that the standard deviation is made of where the covariance is not formed; as many as
     samples at least."""
+    score_margin: int = Field(0, ge=0)
+    """Pixels at each border that scores leave out, where the truth is known."""
     iterations: int = Field(200, ge=1)
     """Most iterations of the tuning."""
     storage: Literal["auto", "memory", "host", "disk", "recompute"] = "auto"
@@ -87,6 +96,8 @@ class UncertaintySettings(CheckedSettings):
             raise ValueError("tv_prior_weight has no meaning without tv_prior")
         if self.prior == "g" and self.smoothness != "1/2":
             raise ValueError("smoothness belongs to the Matern prior")
+        if self.prior == "g" and self.lowest_variance != LOWEST_VARIANCE:
+            raise ValueError("lowest_variance belongs to the Matern prior")
         if self.prior == "g" and self.tv_prior_weight is not None:
             raise ValueError("tv_prior_weight has no meaning for the g-prior")
         is_convention_given = self.tv_prior_convention != "length-scale"
@@ -138,6 +149,9 @@ class Uncertainty:
             (of data and total variation, over the sum of their lengths), ``jitter``,
             ``hyperprior_error`` (largest relative error of a mean total variation by probes) and
             ``solver_residual`` of the draws.
+        stage_seconds: what the long stages took, by name.
+        whitened_errors: of the image, freed from the posterior's covariance, float32 (n,): normal
+            numbers of variance one if it is right. Where the truth and the covariance are known.
     """
 
     mean: np.ndarray
@@ -155,6 +169,25 @@ class Uncertainty:
     samples: np.ndarray | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     checks: Mapping[str, float] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    whitened_errors: np.ndarray | None = None
+
+    def interval(self, probability: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the central interval of every pixel.
+
+        Args:
+            probability: that the pixel lies inside.
+
+        Returns:
+            Lower and upper images, float32 (H, W) each, in the units of the image.
+
+        Raises:
+            ConfigurationError: a probability that is not between 0 and 1.
+        """
+        if not 0 < probability < 1:
+            raise ConfigurationError(f"probability must lie between 0 and 1; got {probability}.")
+        half = np.float32(NormalDist().inv_cdf((1 + probability) / 2)) * self.std
+        return self.mean - half, self.mean + half
 
 
 def summarised(found: Uncertainty) -> dict[str, Any]:
@@ -169,6 +202,7 @@ def summarised(found: Uncertainty) -> dict[str, Any]:
         "scores": dict(found.scores),
         "network_passes": found.network_passes,
         "duration_s": found.duration_s,
+        "stage_seconds": dict(found.stage_seconds),
         "settings": dict(found.settings),
     }
 
@@ -187,13 +221,19 @@ def write_uncertainty_group(found: Uncertainty, group: h5py.Group) -> None:
             "created": found.created,
         }
     )
-    for prefix, values in ((_SCORE, found.scores), (_CHECK, found.checks)):
+    for prefix, values in (
+        (_SCORE, found.scores),
+        (_CHECK, found.checks),
+        (_SECONDS, found.stage_seconds),
+    ):
         group.attrs.update({f"{prefix}{name}": value for name, value in values.items()})
     group.create_dataset("mean", data=np.float32(found.mean), compression="gzip")
     group.create_dataset("std", data=np.float32(found.std), compression="gzip")
     if found.samples is not None:
         # Noise does not compress.
         group.create_dataset("samples", data=np.float32(found.samples))
+    if found.whitened_errors is not None:
+        group.create_dataset("whitened_errors", data=np.float32(found.whitened_errors))
     names = np.array(list(found.hyperparameters), dtype=h5py.string_dtype())
     group.create_dataset("hyperparameters/names", data=names)
     values = np.array(list(found.hyperparameters.values()), dtype=np.float64)
@@ -236,6 +276,8 @@ def read_uncertainty_group(group: h5py.Group) -> Uncertainty:
         samples=samples,
         scores=_prefixed(group, _SCORE),
         checks=_prefixed(group, _CHECK),
+        stage_seconds=_prefixed(group, _SECONDS),
+        whitened_errors=group["whitened_errors"][()] if "whitened_errors" in group else None,
     )
 
 

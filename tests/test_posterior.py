@@ -67,6 +67,22 @@ def test_pathwise_draws_have_the_posterior_covariance(problem, products):
     assert covariance_error(draws, covariance) == pytest.approx(1.0, abs=0.5)
 
 
+def test_covariances_of_patches_are_exact(problem):
+    rows, columns = slice(2, 5), slice(1, 4)
+    wanted = dense(problem).covariance.reshape(10, 10, 10, 10)[rows, columns][:, :, rows, columns]
+    wanted = wanted.reshape(9, 9)
+    assert torch.allclose(dense(problem).patch_covariance(rows, columns), wanted, atol=1e-12)
+    for options in ({}, {"products": None}):
+        found = pathwise(problem, **options).patch_covariance(rows, columns)
+        assert torch.allclose(found, wanted, atol=1e-9)
+    # The prior's is larger.
+    prior = dense(problem).prior_covariance.reshape(10, 10, 10, 10)
+    prior = prior[rows, columns][:, :, rows, columns].reshape(9, 9)
+    assert not torch.allclose(prior, wanted, rtol=0.1)
+    with pytest.raises(ConfigurationError, match="hold no pixel"):
+        pathwise(problem).patch_covariance(slice(4, 4), columns)
+
+
 def test_dense_draws_have_the_posterior_covariance(problem):
     posterior = dense(problem)
     draws = posterior.sample(3000, seed=1) - posterior.mean

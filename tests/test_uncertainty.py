@@ -17,6 +17,7 @@ from dipct.errors import (
     InsufficientMemoryError,
     Interrupted,
 )
+from dipct.evaluation import pixel_log_likelihood
 from dipct.pipeline.stages import remove_stages
 from dipct.pipeline.uncertainty import linearised_model_of
 from dipct.posterior import ExactEvidence, MaternPrior, StoredJacobian, gram_matrices
@@ -189,6 +190,31 @@ def test_linear_mean_fixed_noise_and_samples(run):
     assert result.samples.std(0).mean() == pytest.approx(result.std.mean(), rel=0.2)
 
 
+def test_intervals_hold_as_many_pixels_as_they_say(found):
+    result = found.uncertainty
+    low, high = result.interval(0.9)
+    np.testing.assert_allclose((high - low) / 2, 1.6448536 * result.std, rtol=1e-4)
+    np.testing.assert_allclose((high + low) / 2, result.mean, atol=1e-5)
+    for wrong in (0.0, 1.0, float("nan")):
+        with pytest.raises(ConfigurationError, match="between 0 and 1"):
+            result.interval(wrong)
+
+
+def test_scores_can_leave_out_the_border(run, found):
+    whole = found.uncertainty
+    assert whole.whitened_errors.shape == (144,)
+    inner = dipct.quantify(run, score_margin=3).uncertainty
+    assert inner.whitened_errors.shape == (36,)
+    assert np.array_equal(inner.std, whole.std)
+    truth = run.scan.truth[3:9, 3:9].astype(float)
+    std = np.sqrt(whole.std[3:9, 3:9].astype(float) ** 2 + whole.scores["noise_correction"])
+    wanted = pixel_log_likelihood(truth, whole.mean[3:9, 3:9].astype(float), std)
+    assert inner.scores["log_likelihood_pixel"] == pytest.approx(wanted, rel=1e-6)
+    assert inner.scores["log_likelihood"] != pytest.approx(whole.scores["log_likelihood"], rel=0.01)
+    with pytest.raises(ConfigurationError, match="score_margin must leave"):
+        dipct.quantify(run, score_margin=6)
+
+
 def test_a_file_holds_it(run, found, tmp_path):
     path = tmp_path / "uq.h5"
     with_samples = dipct.quantify(run, samples=4)
@@ -198,6 +224,9 @@ def test_a_file_holds_it(run, found, tmp_path):
         assert np.array_equal(getattr(read, name), getattr(written, name).astype(np.float32))
     assert read.hyperparameters == pytest.approx(written.hyperparameters)
     assert read.scores == pytest.approx(written.scores)
+    np.testing.assert_allclose(read.whitened_errors, written.whitened_errors, rtol=1e-5)
+    assert read.stage_seconds == pytest.approx(written.stage_seconds)
+    assert {"gram", "tuning"} <= set(read.stage_seconds)
     assert read.settings == written.settings
     assert set(read.trace) == set(written.trace)
     assert json.loads(path.with_suffix(".json").read_text())["uncertainty"]["status"] == (

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dipct.evaluation import calibration_curve
+from dipct.evaluation import calibration_curve, quantile_quantile
 from dipct.figures.history import COLOURS
 from dipct.figures.image import (
     IMAGE_MAP,
@@ -51,7 +51,7 @@ def uncertainty_figure(run: Reconstruction, found: Uncertainty) -> Figure:
     if error is not None:
         pictures.append(("|error|", error, (0.0, spread), f"[{unit}]", STD_MAP))
     pictures.append(("standard deviation", found.std, (0.0, spread), f"[{unit}]", STD_MAP))
-    figure, axes = panel_figure(len(pictures) + (2 if truth is None else 3), _COLUMNS)
+    figure, axes = panel_figure(len(pictures) + (2 if truth is None else 4), _COLUMNS)
     panels = iter(axes)
     for title, image, limits, label, colours in pictures:
         panel = next(panels)
@@ -62,6 +62,7 @@ def uncertainty_figure(run: Reconstruction, found: Uncertainty) -> Figure:
         set_title(panel, title)
     if truth is not None:
         _draw_calibration(next(panels), truth, found)
+        _draw_quantiles(next(panels), truth, found)
     _draw_evidence(next(panels), found.trace)
     _draw_hyperparameters(next(panels), found)
     scores = found.scores
@@ -85,10 +86,36 @@ def uncertainty_figure(run: Reconstruction, found: Uncertainty) -> Figure:
     )
 
 
-def _draw_calibration(axes: Axes, truth: np.ndarray, found: Uncertainty) -> None:
+def _scored(truth: np.ndarray, found: Uncertainty) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, mean and standard deviation of the pixels that were scored."""
     correction = found.scores.get("noise_correction", 0.0)
     std = np.sqrt(found.std.astype(np.float64) ** 2 + correction)
-    curve = calibration_curve(truth.astype(np.float64), found.mean.astype(np.float64), std)
+    margin = int(found.settings.get("score_margin", 0))
+    inner = tuple(slice(margin, side - margin) for side in truth.shape)
+    return truth[inner].astype(np.float64), found.mean[inner].astype(np.float64), std[inner]
+
+
+def _draw_quantiles(axes: Axes, truth: np.ndarray, found: Uncertainty) -> None:
+    scored, mean, std = _scored(truth, found)
+    sets = [("single pixels", ((scored - mean) / std)[std > 0])]
+    if found.whitened_errors is not None:
+        sets.append(("whitened", found.whitened_errors))
+    reach = 4.0
+    axes.plot([-reach, reach], [-reach, reach], color="0.7", linewidth=1, label="normal")
+    for colour, (name, errors) in zip(COLOURS, sets, strict=False):
+        if errors.size > 1:
+            axes.plot(*quantile_quantile(errors), color=colour, linewidth=1.5, label=name)
+    axes.set_xlabel("normal quantile", fontsize=FONT_SIZE)
+    axes.set_ylabel("quantile of the errors / std", fontsize=FONT_SIZE)
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-2 * reach, 2 * reach)
+    _finish_axes(axes)
+    axes.legend(fontsize=FONT_SIZE - 1, frameon=False)
+    set_title(axes, "errors against a normal distribution")
+
+
+def _draw_calibration(axes: Axes, truth: np.ndarray, found: Uncertainty) -> None:
+    curve = calibration_curve(*_scored(truth, found))
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="calibrated")
     axes.plot(curve.levels, curve.coverage, color=COLOURS[0], linewidth=1.5, label="this scan")
     axes.set_xlabel("probability of the interval", fontsize=FONT_SIZE)

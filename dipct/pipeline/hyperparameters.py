@@ -26,7 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 def matern_of(model: LinearisedModel, settings: UncertaintySettings) -> MaternPrior:
     """The hierarchical prior of a model's weights."""
-    return MaternPrior(model.parameters, smoothness=settings.smoothness)
+    return MaternPrior(
+        model.parameters,
+        smoothness=settings.smoothness,
+        lowest_variance=settings.lowest_variance,
+    )
 
 
 def prior_of(
@@ -74,6 +78,8 @@ def hyperprior_of(
     prior: WeightPrior, edges: EdgeVariances | None, settings: UncertaintySettings
 ) -> TotalVariationPrior | None:
     """The prior of the hyper-parameters."""
+    if isinstance(prior, GPrior) and prior.advice:
+        _LOG.warning("%s", prior.advice)
     if edges is None or not isinstance(prior, MaternPrior):
         return None
     assert settings.tv_prior_weight is not None

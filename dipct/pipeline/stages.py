@@ -30,6 +30,7 @@ class Stages:
     Attributes:
         saved_seconds: what kept results took when they were computed.
         saved_passes: likewise, passes.
+        seconds: what each took, now or then, those with a number at the end together.
 
     Raises:
         ConfigurationError: nothing to resume from, or a folder that cannot be written.
@@ -45,6 +46,7 @@ class Stages:
     ) -> None:
         self.folder, self._problem, self._passes = folder, problem, passes
         self.saved_seconds, self.saved_passes = 0.0, 0
+        self.seconds: dict[str, float] = {}
         if resume and (folder is None or not folder.is_dir()):
             raise ConfigurationError(
                 f"There is nothing to resume from in {folder}; start without --resume."
@@ -79,19 +81,28 @@ class Stages:
             ConfigurationError: the kept result is damaged.
         """
         if self.folder is None:
-            return compute()
+            began = time.perf_counter()
+            result = compute()
+            self._spent(name, time.perf_counter() - began)
+            return result
         text = json.dumps([self._problem, dict(decided_by or {})], sort_keys=True)
         path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
         if path.exists():
             kept = _read(path, device)
             self.saved_seconds += kept["seconds"]
             self.saved_passes += kept["passes"]
+            self._spent(name, kept["seconds"])
             return kept["result"]
         began, before = time.perf_counter(), self._passes()
         result = compute()
         spent = {"seconds": time.perf_counter() - began, "passes": self._passes() - before}
+        self._spent(name, spent["seconds"])
         self._keep(path, {"result": result, **spent})
         return result
+
+    def _spent(self, name: str, seconds: float) -> None:
+        title = _NUMBER.sub("", name)
+        self.seconds[title] = self.seconds.get(title, 0.0) + seconds
 
     def _keep(self, path: Path, record: dict[str, Any]) -> None:
         beside = path.with_suffix(".tmp")
@@ -136,4 +147,5 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     return kept
 
 
+_NUMBER = re.compile(r"-[0-9]+$")
 _NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}\.(pt|tmp)")

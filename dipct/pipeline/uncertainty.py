@@ -20,7 +20,7 @@ from dipct.operator.base import LinearOperator
 from dipct.pipeline.deep_image_prior import generator_of
 from dipct.pipeline.posterior_of_model import Inference, Regularisation, infer
 from dipct.pipeline.stages import Stages
-from dipct.pipeline.uncertainty_scores import uncertainty_scores
+from dipct.pipeline.uncertainty_scores import inside, uncertainty_scores
 from dipct.posterior import LinearisedModel, NetworkPasses, noise_correction
 from dipct.progress import WorkDisplay
 from dipct.run import Run
@@ -81,6 +81,7 @@ def quantify(
     device = find_device(configuration.device)
     _check_run(run)
     configuration = _resolved(configuration, run)
+    inside(run.image.shape, configuration.score_margin)
     folder = None if checkpoint is None else Path(checkpoint)
     passes = NetworkPasses()
     stages = Stages(folder, _problem(run), resume=resume, passes=lambda: passes.total)
@@ -101,6 +102,7 @@ def quantify(
         advice=" ".join([*warnings, result.advice]).strip(),
         network_passes=passes.total + stages.saved_passes,
         duration_s=time.perf_counter() - began + stages.saved_seconds,
+        stage_seconds=dict(stages.seconds),
     )
     return replace(run, uncertainty=complete)
 
@@ -275,18 +277,19 @@ def _result(
 ) -> Uncertainty:
     mean, std = (scale * part.cpu().numpy()[0] for part in (found.mean, found.std))
     draws = None if found.samples is None else scale * found.samples.cpu().numpy()[:, 0]
-    tuning, scores = found.tuning, {}
+    tuning, scores, whitened = found.tuning, {}, None
     truth = run.scan.truth
     if truth is not None and np.ptp(truth) > 0:
         noise = tuning.phi[-1].exp().to(model.noise_variance) * model.noise_variance
         covariance = found.covariance
-        scores = uncertainty_scores(
+        scores, whitened = uncertainty_scores(
             truth,
             mean,
             std,
             correction=scale**2 * noise_correction(operator, noise),
             covariance=None if covariance is None else scale**2 * covariance.cpu().numpy(),
             deviations=None if draws is None else draws - mean,
+            margin=configuration.score_margin,
         )
     checks = {"jitter": tuning.jitter, **found.checks}
     if found.hyperprior is not None:
@@ -310,4 +313,5 @@ def _result(
         samples=None if kept is None else kept[: configuration.samples],
         scores=scores,
         checks=checks,
+        whitened_errors=whitened,
     )

@@ -24,6 +24,7 @@ from dipct.posterior.linear_weights import linear_weights as linear_weights
 from dipct.posterior.linearised_model import LinearisedModel as LinearisedModel
 from dipct.posterior.linearised_model import NetworkPasses as NetworkPasses
 from dipct.posterior.linearised_model import WeightJacobian as WeightJacobian
+from dipct.posterior.matern_prior import LOWEST_VARIANCE as LOWEST_VARIANCE
 from dipct.posterior.matern_prior import MaternPrior as MaternPrior
 from dipct.posterior.noise_correction import noise_correction as noise_correction
 from dipct.posterior.pixel_process import PixelProcess as PixelProcess

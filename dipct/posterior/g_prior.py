@@ -1,6 +1,5 @@
 """The g-prior: independent weights, each scaled so that it matters equally in the data."""
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -12,7 +11,6 @@ from dipct.generator import Parameter
 from dipct.posterior.linearised_model import LinearisedModel
 from dipct.posterior.weight_prior import FilterGroup, WeightPrior
 
-_LOG = logging.getLogger(__name__)
 # A weight that no datum depends on would get an infinite variance.
 _SMALLEST_COLUMN, _LARGEST_SCALE = 1e-6, 1e5
 
@@ -28,7 +26,12 @@ class GPrior(WeightPrior):
         parameters: convolution weights, in the order of the vector of weights.
         column_mean_square: mean over the data of the squared Jacobian, [W].
         variance: g at first.
+
+    Attributes:
+        advice: what to know about its scales; empty if all is well.
     """
+
+    advice: str = ""
 
     def __init__(
         self,
@@ -46,13 +49,13 @@ class GPrior(WeightPrior):
                 f"shape {tuple(column_mean_square.shape)}."
             )
         self._first = math.log(variance)
-        largest = float(column_mean_square.double().sqrt().clamp(min=_SMALLEST_COLUMN).min()) ** -1
-        if largest > _LARGEST_SCALE:
-            _LOG.warning(
-                "Some weights matter so little in the data that the g-prior scales them by %.0e.",
-                largest,
-            )
         scale = column_mean_square.double().sqrt().clamp(min=_SMALLEST_COLUMN).reciprocal()
+        largest = float(scale.max())
+        if largest > _LARGEST_SCALE:
+            self.advice = (
+                f"Some weights matter so little in the data that the g-prior scales them by "
+                f"{largest:.0e}."
+            )
         groups, start = [], 0
         for block in dict.fromkeys(parameter.block for parameter in parameters):
             stop = start + sum(p.size for p in parameters if p.block == block)

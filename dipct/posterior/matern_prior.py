@@ -16,9 +16,9 @@ Smoothness = Literal["1/2", "3/2", "5/2"]
 
 # On the diagonal of a filter's covariance: at long length scales it is nearly singular.
 _STABILISER = 1e-6
-# As published: about 1e-3, below which a block is switched off.
-_LOWEST_LOG_VARIANCE = -6.9
-_HIGHEST_LOG_VARIANCE = 14.0
+LOWEST_VARIANCE = math.exp(-6.9)
+"""About 0.001, as published, for images of order one; see :class:`MaternPrior`."""
+_HIGHEST_VARIANCE = math.exp(14)
 # Beyond a hundredth and a hundred filter widths nothing changes any more.
 _LOG_LENGTHS = (math.log(3e-2), math.log(3e2))
 
@@ -37,9 +37,11 @@ class MaternPrior(WeightPrior):
         smoothness: nu of the Matern covariance.
         variance: of every block at first.
         length_scale: of every block at first [pixel].
+        lowest_variance: of every block. The evidence of a single scan tends to switch blocks off
+            altogether, and then knows more than it can: a floor keeps each of them in doubt.
 
     Raises:
-        ConfigurationError: an unknown smoothness, or initial values that are not positive.
+        ConfigurationError: an unknown smoothness, or values that are not positive.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class MaternPrior(WeightPrior):
         smoothness: Smoothness = "1/2",
         variance: float = 1.0,
         length_scale: float = 0.1,
+        lowest_variance: float = LOWEST_VARIANCE,
     ) -> None:
         if smoothness not in _CORRELATIONS:
             raise ConfigurationError(f"smoothness must be 1/2, 3/2 or 5/2; got {smoothness!r}.")
@@ -57,7 +60,12 @@ class MaternPrior(WeightPrior):
                 "variance and length_scale must be positive and finite; got "
                 f"{variance} and {length_scale}."
             )
-        self.smoothness = smoothness
+        if not 0 < lowest_variance < _HIGHEST_VARIANCE:
+            raise ConfigurationError(
+                f"lowest_variance must be positive and below {_HIGHEST_VARIANCE:g}; got "
+                f"{lowest_variance}."
+            )
+        self.smoothness, self.lowest_variance = smoothness, lowest_variance
         self._first = (math.log(variance), math.log(length_scale))
         groups, names, self._distances = [], [], []
         for group, distances in _groups(parameters):
@@ -76,7 +84,7 @@ class MaternPrior(WeightPrior):
 
     def bounds(self) -> list[tuple[float, float]]:
         """See :meth:`WeightPrior.bounds`."""
-        of_variance = (_LOWEST_LOG_VARIANCE, _HIGHEST_LOG_VARIANCE)
+        of_variance = (math.log(self.lowest_variance), math.log(_HIGHEST_VARIANCE))
         return [of_variance if n.endswith("variance") else _LOG_LENGTHS for n in self.names]
 
     def group_coefficients(self, phi: Tensor) -> list[Tensor]:

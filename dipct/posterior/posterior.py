@@ -49,6 +49,32 @@ class Posterior(ABC):
             [number 1 H W].
         """
 
+    @abstractmethod
+    def patch_covariance(self, rows: slice, columns: slice) -> Tensor:
+        """Covariance of the pixels of a rectangle, exactly.
+
+        Args:
+            rows: of the image.
+            columns: likewise.
+
+        Returns:
+            Float64 [k k], pixels row after row.
+
+        Raises:
+            ConfigurationError: no pixel is in it.
+        """
+
+    def _pixels(self, rows: slice, columns: slice) -> Tensor:
+        """Numbers of the pixels of a rectangle, [k]."""
+        numbers = torch.arange(self.mean.numel(), device=self.mean.device).reshape(self.mean.shape)
+        found = numbers[0, rows, columns].flatten()
+        if len(found) == 0:
+            raise ConfigurationError(
+                f"Rows {rows} and columns {columns} hold no pixel of an image of "
+                f"{self.mean.shape[-2]} x {self.mean.shape[-1]}."
+            )
+        return found
+
 
 class GaussianImage(Posterior):
     """A posterior whose covariance is kept as a matrix.
@@ -62,6 +88,11 @@ class GaussianImage(Posterior):
     def variance(self) -> Tensor:
         """Variance of every pixel, [1 H W]."""
         return self.covariance.diagonal().reshape(self.mean.shape).to(self.mean)
+
+    def patch_covariance(self, rows: slice, columns: slice) -> Tensor:
+        """See :meth:`Posterior.patch_covariance`."""
+        pixels = self._pixels(rows, columns).to(self.covariance.device)
+        return self.covariance[pixels[:, None], pixels]
 
     def sample(self, number: int, *, seed: int) -> Tensor:
         """See :meth:`Posterior.sample`."""
@@ -165,6 +196,18 @@ class PathwisePosterior(Posterior):
         """Mean of the weights given data that the linear model explains, [k m] to [k W]."""
         back = self._products.to_weights(self._solve(data))
         return self.prior.apply(self.phi[:-1], back)
+
+    def patch_covariance(self, rows: slice, columns: slice) -> Tensor:
+        """See :meth:`Posterior.patch_covariance`; one pass through the network for every pixel."""
+        pixels = self._pixels(rows, columns)
+        units = self.mean.new_zeros(len(pixels), self.mean.numel())
+        units[torch.arange(len(pixels)), pixels] = 1
+        jacobian = self.model.jacobian.adjoint(units.reshape(-1, *self.mean.shape))
+        covariant = self.prior.apply(self.phi[:-1], jacobian)
+        to_data = self._products.to_data(covariant)
+        known = to_data.double() @ self._solve(to_data).double().mT
+        found = jacobian.double() @ covariant.double().mT - known
+        return (found + found.mT) / 2
 
     def sample_weights(self, number: int, *, seed: int) -> Tensor:
         """Draw weights around their posterior mean, as differences from it, [number W]."""
