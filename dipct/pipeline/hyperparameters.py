@@ -90,7 +90,9 @@ def hyperprior_of(
 
 def deciding(settings: UncertaintySettings) -> dict[str, Any]:
     """Settings that decide the hyper-parameters, and with them everything after."""
-    return settings.model_dump(exclude={"samples", "draws", "mean", "device", "storage"})
+    return settings.model_dump(
+        exclude={"samples", "draws", "mean", "device", "storage", "score_margin"}
+    )
 
 
 def tuned(
