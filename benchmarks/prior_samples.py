@@ -16,7 +16,7 @@ import real_scans
 import torch
 from matplotlib.figure import Figure
 from measuring import RESULTS, machine, replace_section, table, write_result
-from uncertainty_digits import reconstruct, scan_of, settings
+from uncertainty_digits_cases import reconstruct, scan_of, settings
 
 import dipct
 from dipct.figures import save_figure

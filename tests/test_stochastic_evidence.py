@@ -1,5 +1,6 @@
 """Stochastic estimates of the evidence against the exact one, and the tuners built on them."""
 
+import copy
 import math
 
 import numpy as np
@@ -160,6 +161,27 @@ def test_stochastic_tuning_repeats(problem):
     evidence = stochastic(problem)
     one, other = (tune_stochastically(evidence, steps=3, seed=4) for _ in range(2))
     assert torch.equal(one.phi, other.phi)
+
+
+@pytest.mark.parametrize("stopped_after", [3, 10, 12])
+def test_stochastic_tuning_goes_on_exactly(problem, stopped_after):
+    evidence, kept = stochastic(problem), []
+
+    def keep(state):
+        kept.append(copy.deepcopy(state))
+        if len(kept) == stopped_after:
+            raise KeyboardInterrupt
+
+    whole = tune_stochastically(evidence, steps=14, seed=4)
+    with pytest.raises(KeyboardInterrupt):
+        tune_stochastically(evidence, steps=14, seed=4, keep=keep)
+    rest = []
+    resumed = tune_stochastically(evidence, steps=14, seed=4, state=kept[-1], keep=rest.append)
+    assert len(rest) == 14 - stopped_after
+    assert torch.equal(resumed.phi, whole.phi)
+    assert resumed.log_evidence == whole.log_evidence
+    for name, course in whole.trace.items():
+        assert np.array_equal(resumed.trace[name], course, equal_nan=True)
 
 
 def moments(problem, phi, samples, seed=0):

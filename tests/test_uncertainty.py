@@ -274,6 +274,32 @@ def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch):
         dipct.quantify(run, checkpoint=tmp_path / "none", resume=True)
 
 
+def test_stochastic_tuning_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
+    from dipct.posterior import stochastic_evidence
+
+    settings = {"evidence": "stochastic", "tv_prior": False, "iterations": 6, "draws": 20}
+    whole = dipct.quantify(run, **settings).uncertainty
+    stages, calls = tmp_path / "uq.h5.stages", []
+    gradient = stochastic_evidence.StochasticEvidence.gradient
+
+    def interrupted(self, *arguments, **options):
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return gradient(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stochastic_evidence.StochasticEvidence, "gradient", interrupted)
+        with pytest.raises(Interrupted, match="what is finished is kept"):
+            dipct.quantify(run, checkpoint=stages, **settings)
+        calls.append(None)
+        resumed = dipct.quantify(run, checkpoint=stages, resume=True, **settings).uncertainty
+    # Three steps before, one that was not finished, three after.
+    assert len(calls) == 4 + 1 + 3
+    assert resumed.hyperparameters == whole.hyperparameters
+    assert not list(stages.glob("tuning-part-*"))
+
+
 def test_a_run_without_network_is_refused(run):
     other = dipct.reconstruct(run.scan, method="sirt", iterations=5)
     with pytest.raises(ConfigurationError, match="has no network"):

@@ -9,7 +9,7 @@ from dipct.posterior import PathwisePosterior
 from dipct.progress import WorkDisplay
 from dipct.uncertainty import UncertaintySettings
 
-_DRAWS_OF_A_STAGE = 128
+_DRAWS_OF_A_STAGE = 32
 _SEEDS_APART = 1_000_003
 
 

@@ -100,6 +100,8 @@ def tuned(
     stages: Stages,
     display: WorkDisplay,
     tune: Callable[..., Tuning],
+    *,
+    is_resumable: bool = False,
 ) -> Tuning:
     """Run a tuner with a display, or take its result from an interrupted call.
 
@@ -108,6 +110,7 @@ def tuned(
         stages: keeps the result.
         display: shows how far it is.
         tune: called with ``fixed`` and ``report``.
+        is_resumable: whether it also takes a ``state`` to go on from, and ``keep`` to store one.
     """
     report = display.stage("Hyper-parameters")
 
@@ -116,12 +119,13 @@ def tuned(
         figures = [f"{name} {parts[name]:.4g}" for name in names if parts.get(name)]
         report(iteration, settings.iterations, "  ".join(figures))
 
-    def compute() -> dict[str, Any]:
-        found = tune(fixed=("noise",) if settings.fixed_noise else (), report=tell)
+    def compute(state: dict[str, Any] | None, keep: Callable[..., None]) -> dict[str, Any]:
+        options: dict[str, Any] = {"state": state, "keep": keep} if is_resumable else {}
+        found = tune(fixed=("noise",) if settings.fixed_noise else (), report=tell, **options)
         trace = {name: torch.from_numpy(np.array(v)) for name, v in found.trace.items()}
         return vars(found) | {"trace": trace, "names": list(found.names)}
 
-    kept = stages("tuning", compute, torch.device("cpu"), deciding(settings))
+    kept = stages.resumable("tuning", compute, torch.device("cpu"), deciding(settings))
     trace = {name: values.numpy() for name, values in kept["trace"].items()}
     tuning = Tuning(**kept | {"trace": trace, "names": tuple(kept["names"])})
     if tuning.advice:

@@ -318,7 +318,7 @@ def _stochastic(
             **options,
         )
 
-    tuning = tuned(settings, stages, display, tune_it)
+    tuning = tuned(settings, stages, display, tune_it, is_resumable=True)
     exact = StochasticEvidence(
         prior,
         products,

@@ -80,25 +80,61 @@ class Stages:
         Raises:
             ConfigurationError: the kept result is damaged.
         """
+        return self.resumable(name, lambda *_: compute(), device, decided_by)
+
+    def resumable(
+        self,
+        name: str,
+        compute: Callable[[dict[str, Any] | None, Callable[[dict[str, Any]], None]], dict],
+        device: torch.device,
+        decided_by: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """As calling, for a stage that can go on from where it was stopped.
+
+        Args:
+            name: unique among the stages.
+            compute: called with what it last kept, or None, and with a function that keeps
+                something.
+            device: where the result shall be, and what was kept on the way.
+            decided_by: as for calling.
+
+        Raises:
+            ConfigurationError: what was kept is damaged.
+        """
+        began, before = time.perf_counter(), self._passes()
         if self.folder is None:
-            began = time.perf_counter()
-            result = compute()
+            result = compute(None, lambda _: None)
             self._spent(name, time.perf_counter() - began)
             return result
         text = json.dumps([self._problem, dict(decided_by or {})], sort_keys=True)
-        path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        path, on_the_way = (self.folder / f"{n}-{digest}.pt" for n in (name, f"{name}-part"))
         if path.exists():
             kept = _read(path, device)
-            self.saved_seconds += kept["seconds"]
-            self.saved_passes += kept["passes"]
-            self._spent(name, kept["seconds"])
+            self._saved(name, kept)
             return kept["result"]
-        began, before = time.perf_counter(), self._passes()
-        result = compute()
-        spent = {"seconds": time.perf_counter() - began, "passes": self._passes() - before}
-        self._spent(name, spent["seconds"])
-        self._keep(path, {"result": result, **spent})
+        part = {"result": None, "seconds": 0.0, "passes": 0}
+        if on_the_way.exists():
+            part = _read(on_the_way, device)
+            self._saved(name, part)
+
+        def record(result: dict[str, Any]) -> dict[str, Any]:
+            return {
+                "result": result,
+                "seconds": part["seconds"] + time.perf_counter() - began,
+                "passes": part["passes"] + self._passes() - before,
+            }
+
+        result = compute(part["result"], lambda state: self._keep(on_the_way, record(state)))
+        self._spent(name, time.perf_counter() - began)
+        self._keep(path, record(result))
+        on_the_way.unlink(missing_ok=True)
         return result
+
+    def _saved(self, name: str, kept: dict[str, Any]) -> None:
+        self.saved_seconds += kept["seconds"]
+        self.saved_passes += kept["passes"]
+        self._spent(name, kept["seconds"])
 
     def _spent(self, name: str, seconds: float) -> None:
         title = _NUMBER.sub("", name)

@@ -10,6 +10,9 @@ from dipct.errors import ConvergenceError, ShapeError
 from dipct.posterior.weight_prior import WeightPrior
 from dipct.shapes import check_shape
 
+NOISE_BOUNDS = (-10.0, 10.0)
+"""Of the logarithm of the factor of the noise variance."""
+
 _ROWS_AT_ONCE = 512
 _JITTERS = (0.0, *(10.0**power for power in range(-12, -2)))
 
@@ -96,6 +99,15 @@ class ExactEvidence:
         """Hyper-parameters to begin with: the prior's, and noise as it is, float64 [H]."""
         first = self.prior.initial()
         return torch.cat([first, first.new_zeros(1)])
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Lowest and highest value of each hyper-parameter."""
+        return [*self.prior.bounds(), NOISE_BOUNDS]
+
+    @property
+    def n_data(self) -> int:
+        """Number of data m."""
+        return len(self.residual)
 
     def covariance(self, phi: Tensor) -> Tensor:
         """Covariance K of the data, float64 [m m]."""

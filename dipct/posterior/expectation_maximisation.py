@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipct.posterior.evidence import Factorisation
+from dipct.posterior.evidence import NOISE_BOUNDS, Factorisation
 from dipct.posterior.posterior import DataJacobian
 from dipct.posterior.total_variation_prior import TotalVariationPrior
-from dipct.posterior.tuning import Tuning, bounded, bounds_of, degenerate_blocks
+from dipct.posterior.tuning import Tuning, bounded, degenerate_blocks, fixed_bounds
 from dipct.posterior.weight_prior import WeightPrior
 
 # Of logarithms of hyper-parameters from one iteration to the next.
@@ -165,7 +165,7 @@ def tune_by_expectation_maximisation(
     """
     phi = initial.double().cpu()
     start, records, change, norm = phi.clone(), [], math.inf, math.inf
-    bounds = bounds_of(prior, names, phi, fixed)
+    bounds = fixed_bounds([*prior.bounds(), NOISE_BOUNDS], names, phi, fixed)
     low, high = torch.tensor(bounds, dtype=torch.float64).T
     for iteration in range(iterations):
         found = covariance.factorise(phi)

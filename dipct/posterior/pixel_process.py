@@ -3,22 +3,18 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dipct.errors import ShapeError
+from dipct.errors import ConvergenceError, ShapeError
 from dipct.operator.base import LinearOperator
-from dipct.posterior.evidence import factorise
+from dipct.posterior.evidence import NOISE_BOUNDS, Valued, factorise
 from dipct.posterior.posterior import GaussianImage
-from dipct.posterior.tuning import NOISE_BOUNDS, Tuning
-from dipct.shapes import check_shape
+from dipct.posterior.tuning import tune
 
-_NAMES = ("variance", "length scale", "noise")
 # In pixels, as logarithms.
 _LOG_LENGTHS = (math.log(0.3), math.log(300.0))
 _LOG_VARIANCES = (-16.0, 10.0)
-_TOLERANCE = 1e-5
 
 
 class PixelProcess(GaussianImage):
@@ -55,83 +51,56 @@ class PixelProcess(GaussianImage):
                 f"A pixel process needs an operator on images [1 H W] and data of the shape "
                 f"{operator.range_shape}; got {operator.domain_shape} and {tuple(data.shape)}."
             )
-        self._matrix = operator.to_matrix().double()
-        self._data = data.flatten().double()
+        evidence = _PixelEvidence(operator, data, noise_variance)
+        self.tuning = tune(evidence, report=report)
+        prior = self.prior_covariance = evidence.prior_covariance(self.tuning.phi)
+        found = factorise(evidence.data_covariance(prior, self.tuning.phi))
+        to_data = evidence.matrix @ prior
+        self.covariance = prior - to_data.mT @ found.solve(to_data.mT).mT
+        image = found.solve(evidence.data[None]) @ to_data
+        self.mean = image.reshape(operator.domain_shape).to(data)
+
+
+class _PixelEvidence:
+    """``log N(y; 0, A K A^T + f V)`` of variance, length scale [pixel] and factor of the noise."""
+
+    names = ("variance", "length scale", "noise")
+
+    def __init__(
+        self, operator: LinearOperator, data: Tensor, noise_variance: Tensor | float
+    ) -> None:
+        self.matrix, self.data = operator.to_matrix().double(), data.flatten().double()
         variance = torch.as_tensor(noise_variance, dtype=torch.float64, device=data.device)
         self._noise = variance.broadcast_to(data.shape).flatten()
         rows, columns = operator.domain_shape[1:]
         at = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
         self._distance = torch.cdist(at, at).to(data.device)
-        self.tuning = self._tune(report)
-        prior = self.prior_covariance = self._prior(self.tuning.phi)
-        found = factorise(self._data_covariance(prior, self.tuning.phi))
-        to_data = self._matrix @ prior
-        self.covariance = prior - to_data.mT @ found.solve(to_data.mT).mT
-        image = found.solve(self._data[None]) @ to_data
-        self.mean = image.reshape(operator.domain_shape).to(data)
 
-    def log_evidence(self, phi: Tensor) -> Tensor:
-        """``log N(y; 0, A K A^T + f V)`` [nat], differentiable in the hyper-parameters.
+    @property
+    def n_data(self) -> int:
+        return len(self.data)
 
-        Args:
-            phi: logarithms of variance, length scale [pixel] and factor of the noise, [3].
-        """
-        check_shape(phi, "H", name="The hyper-parameters", H=len(_NAMES))
-        covariance = self._data_covariance(self._prior(phi), phi)
-        factor = torch.linalg.cholesky(covariance)
-        white = torch.linalg.solve_triangular(factor, self._data[:, None], upper=False)
-        log_det = 2 * factor.diagonal().log().sum()
-        return -(white.square().sum() + log_det + len(self._data) * math.log(2 * math.pi)) / 2
+    def initial(self) -> Tensor:
+        return torch.tensor([0.1, 3.0, 1.0], dtype=torch.float64).log()
 
-    def _prior(self, phi: Tensor) -> Tensor:
+    def bounds(self) -> list[tuple[float, float]]:
+        return [_LOG_VARIANCES, _LOG_LENGTHS, NOISE_BOUNDS]
+
+    def prior_covariance(self, phi: Tensor) -> Tensor:
         return phi[0].exp() * torch.exp(-self._distance * (-phi[1]).exp())
 
-    def _data_covariance(self, prior: Tensor, phi: Tensor) -> Tensor:
-        return self._matrix @ prior @ self._matrix.mT + torch.diag(phi[2].exp() * self._noise)
+    def data_covariance(self, prior: Tensor, phi: Tensor) -> Tensor:
+        return self.matrix @ prior @ self.matrix.mT + torch.diag(phi[2].exp() * self._noise)
 
-    def _tune(self, report: Callable[[int, dict[str, float]], None] | None) -> Tuning:
-        from scipy.optimize import minimize
-
-        scale, records = len(self._data), []
-
-        def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
-            phi = torch.from_numpy(at.copy()).requires_grad_()
-            value = self.log_evidence(phi)
-            (gradient,) = torch.autograd.grad(value, phi)
-            return -float(value.detach()) / scale, -gradient.numpy() / scale
-
-        def keep(at: np.ndarray) -> None:
-            value = -objective(at)[0] * scale
-            logs = dict(zip(_NAMES, at.tolist(), strict=True))
-            records.append({"log evidence": value, **logs})
-            if report is not None:
-                report(len(records) - 1, records[-1])
-
-        bounds = [_LOG_VARIANCES, _LOG_LENGTHS, NOISE_BOUNDS]
-        first = np.array([math.log(0.1), math.log(3.0), 0.0])
-        keep(first)
-        result = minimize(
-            objective,
-            first,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            callback=keep,
-            options={"gtol": _TOLERANCE, "ftol": 1e-14},
-        )
-        low, high = (np.array(side) for side in zip(*bounds, strict=True))
-        gradient = -objective(result.x)[1]
-        norm = float(np.abs(np.clip(result.x + gradient, low, high) - result.x).max())
-        converged = norm <= _TOLERANCE
-        return Tuning(
-            phi=torch.from_numpy(result.x.copy()),
-            names=_NAMES,
-            log_evidence=-float(result.fun) * scale,
-            converged=converged,
-            gradient_norm=norm,
-            jitter=0.0,
-            trace={name: np.array([r[name] for r in records]) for name in records[0]},
-            advice=""
-            if converged
-            else f"The gradient per datum is {norm:.1e}: it did not converge.",
-        )
+    def __call__(self, phi: Tensor) -> Valued:
+        variable = phi.detach().requires_grad_()
+        covariance = self.data_covariance(self.prior_covariance(variable), variable)
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        if int(info):
+            raise ConvergenceError("The covariance of the data is not positive definite.")
+        white = torch.linalg.solve_triangular(factor, self.data[:, None], upper=False)
+        log_det = 2 * factor.diagonal().log().sum()
+        misfit, constant = white.square().sum(), self.n_data * math.log(2 * math.pi)
+        value = -(misfit + log_det + constant) / 2
+        (gradient,) = torch.autograd.grad(value, variable)
+        return Valued(float(value.detach()), gradient, {"log evidence": float(value.detach())})

@@ -14,6 +14,7 @@ from dipct.linalg import (
     log_determinant,
     low_rank_plus_diagonal,
 )
+from dipct.posterior.evidence import NOISE_BOUNDS
 from dipct.posterior.posterior import DataJacobian
 from dipct.posterior.weight_prior import WeightPrior
 from dipct.shapes import check_shape
@@ -109,6 +110,10 @@ class StochasticEvidence:
         first = self.prior.initial()
         return torch.cat([first, first.new_zeros(1)])
 
+    def bounds(self) -> list[tuple[float, float]]:
+        """Lowest and highest value of each hyper-parameter."""
+        return [*self.prior.bounds(), NOISE_BOUNDS]
+
     def scaled_initial(self, *, seed: int) -> Tensor:
         """:meth:`initial` with all variances scaled so that the signal is as large as the data.
 
@@ -126,8 +131,7 @@ class StochasticEvidence:
         wanted = float(self.residual.double().square().sum())
         # Never larger than the prior begins.
         change = min(0.0, math.log(max(wanted, 1e-300) / max(signal, 1e-300)))
-        bounds = [*self.prior.bounds(), (0.0, 0.0)]
-        for i, (name, (low, _)) in enumerate(zip(self.names, bounds, strict=True)):
+        for i, (name, (low, _)) in enumerate(zip(self.names, self.bounds(), strict=True)):
             if name.endswith("variance") or name == "g":
                 phi[i] = max(float(phi[i]) + change, low)
         return phi

@@ -1,7 +1,9 @@
 """Hyper-parameters by stochastic gradients of the evidence."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from dipct.posterior.stochastic_evidence import StochasticEvidence
 from dipct.posterior.total_variation_prior import TotalVariationPrior
-from dipct.posterior.tuning import Tuning, bounded, bounds_of, degenerate_blocks
+from dipct.posterior.tuning import Tuning, bounded, degenerate_blocks, fixed_bounds
 from dipct.solver import Adam
 
 # Of the optimiser; hyper-parameters are logarithms.
@@ -24,6 +26,8 @@ _STANDARD_ERRORS = 3.0
 _PER_DATUM = 1e-3
 _VALUE_PROBES = 30
 
+State = dict[str, Any]
+
 
 def tune_stochastically(
     evidence: StochasticEvidence,
@@ -35,6 +39,8 @@ def tune_stochastically(
     learning_rate: float = _LEARNING_RATE,
     value_probes: int = _VALUE_PROBES,
     seed: int = 0,
+    state: State | None = None,
+    keep: Callable[[State], None] | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Tuning:
     """Climb the evidence times a hyperprior along estimated gradients.
@@ -52,27 +58,43 @@ def tune_stochastically(
         learning_rate: its first rate, of logarithms.
         value_probes: random vectors for the evidence at the end.
         seed: of all probes.
+        state: of a call with the same arguments that was stopped: goes on exactly as it would have.
+        keep: called after every step with a state to go on from, of tensors and plain values.
         report: called after every step with its number and figures.
 
     Returns:
         The hyper-parameters; their evidence has a standard error.
     """
-    phi = evidence.initial() if initial is None else initial.double().cpu()
-    start, names = phi.clone(), evidence.names
-    bounds = bounds_of(evidence.prior, names, phi, fixed)
+    start, names = evidence.initial() if initial is None else initial.double().cpu(), evidence.names
+    bounds = fixed_bounds(evidence.bounds(), names, start, fixed)
     low, high = torch.tensor(bounds, dtype=torch.float64).T
     free = low < high
-    schedule = _Falling(steps)
-    optimiser = Adam(learning_rate, schedule=schedule, betas=_BETAS)
-    averages, records = optimiser.start(phi), []
-    problems: dict[int, str] = {}
+    optimiser = Adam(learning_rate, schedule=_Falling(steps), betas=_BETAS)
     first_averaged = steps - max(1, math.ceil(_LAST_SHARE * steps))
-    visited, gradients = [], []
+    at = (
+        {
+            "phi": start,
+            "averages": optimiser.start(start),
+            "records": [],
+            "problems": {},
+            "visited": [],
+            "gradients": [],
+        }
+        if state is None
+        else copy.deepcopy(state)
+    )
+    records, problems = at["records"], at["problems"]
+    visited, gradients = at["visited"], at["gradients"]
     near = None
-    for step in range(steps):
+    for step in range(len(records), steps):
+        phi, refreshed = at["phi"], step - step % _REFRESH
+        if near is None or step == refreshed:
+            # Also where a stopped call goes on: the one it had.
+            here = phi if step == refreshed else at["refreshed"]
+            near = evidence.preconditioner(here, seed=seed + refreshed)
         estimate = {"log evidence": math.nan, "log evidence error": math.nan}
-        if step % _REFRESH == 0:
-            near = evidence.preconditioner(phi, seed=seed + step)
+        if step == refreshed:
+            at["refreshed"] = phi
             value = evidence.log_density(phi, seed=seed + step, preconditioner=near)
             estimate = {"log evidence": value.value, "log evidence error": value.standard_error}
         found = evidence.gradient(phi, seed=seed + step, preconditioner=near)
@@ -91,10 +113,13 @@ def tune_stochastically(
         if step >= first_averaged:
             visited.append(phi)
             gradients.append(inside)
+        changed, at["averages"] = optimiser.update(phi, at["averages"], -gradient, step)
+        at["phi"] = torch.where(free, torch.minimum(torch.maximum(changed, low), high), phi)
+        if keep is not None:
+            keep(at)
         if report is not None:
             report(step + 1, records[-1])
-        changed, averages = optimiser.update(phi, averages, -gradient, step)
-        phi = torch.where(free, torch.minimum(torch.maximum(changed, low), high), phi)
+    phi = at["phi"]
     phi = torch.stack(visited).mean(0) if visited else phi
     settled, norm = _settled(gradients, len(evidence.residual))
     value = evidence.log_density(phi, seed=seed + steps, probes=value_probes)

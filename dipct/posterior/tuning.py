@@ -9,12 +9,8 @@ import torch
 from torch import Tensor
 
 from dipct.errors import ConvergenceError
-from dipct.posterior.evidence import ExactEvidence, Valued
+from dipct.posterior.evidence import Valued
 from dipct.posterior.total_variation_prior import TotalVariationPrior
-from dipct.posterior.weight_prior import WeightPrior
-
-NOISE_BOUNDS = (-10.0, 10.0)
-"""Of the logarithm of the factor of the noise variance."""
 
 # Of the projected gradient per hyper-parameter, relative to the number of data: hyper-parameters
 # are logarithms, so that this is far below what the data can tell about them.
@@ -30,6 +26,28 @@ class LogDensity(Protocol):
 
     def __call__(self, phi: Tensor) -> Valued:
         """Value at phi, [H]."""
+        ...
+
+
+class LogEvidence(LogDensity, Protocol):
+    """A log-density of data, by hyper-parameters."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the hyper-parameters."""
+        ...
+
+    @property
+    def n_data(self) -> int:
+        """Number of data."""
+        ...
+
+    def initial(self) -> Tensor:
+        """Hyper-parameters to begin with, float64 [H]."""
+        ...
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Lowest and highest value of each."""
         ...
 
 
@@ -76,7 +94,7 @@ class Tuning:
 
 
 def tune(
-    evidence: ExactEvidence,
+    evidence: LogEvidence,
     hyperprior: TotalVariationPrior | None = None,
     *,
     initial: Tensor | None = None,
@@ -109,9 +127,9 @@ def tune(
 
     start = evidence.initial() if initial is None else initial.double().cpu()
     terms: list[LogDensity] = [evidence, *([] if hyperprior is None else [hyperprior])]
-    bounds = bounds_of(evidence.prior, evidence.names, start, fixed)
+    bounds = fixed_bounds(evidence.bounds(), evidence.names, start, fixed)
     low, high = (np.array(side) for side in zip(*bounds, strict=True))
-    scale, records = len(evidence.residual), []
+    scale, records = evidence.n_data, []
     evaluated: dict[bytes, tuple[np.ndarray, dict[str, float]]] = {}
 
     def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
@@ -199,15 +217,16 @@ def _advice(converged: bool, norm: float, tolerance: float, jitter: float) -> li
     return found
 
 
-def bounds_of(
-    prior: WeightPrior, names: Sequence[str], start: Tensor, fixed: Sequence[str]
+def fixed_bounds(
+    bounds: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    start: Tensor,
+    fixed: Sequence[str],
 ) -> list[tuple[float, float]]:
-    """Lowest and highest value of every hyper-parameter; both the first one where it is fixed."""
+    """Bounds with both of the first value where a hyper-parameter is not to be tuned."""
     return [
-        (at, at) if name in fixed else (low, high)
-        for name, at, (low, high) in zip(
-            names, start.tolist(), [*prior.bounds(), NOISE_BOUNDS], strict=True
-        )
+        (at, at) if name in fixed else pair
+        for name, at, pair in zip(names, start.tolist(), bounds, strict=True)
     ]
 
 
