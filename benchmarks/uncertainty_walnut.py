@@ -32,6 +32,8 @@ VIEWS, PIXELS, MARGIN = (60, 120), 501, 0.1
 # Draws of the larger problem cost conjugate gradients each.
 DRAWS = {60: 4096, 120: 128}
 STEPS = 2000
+# Columns taken together where a small image is tried out.
+SMALL_BINS = 8
 STAGES = {"gram": "Gram matrices", "edges": "total variation", "tuning": "tuning", "draws": "draws"}
 
 
@@ -39,8 +41,9 @@ def reconstruction(views: int, pixels: int, device: str, runs: Path) -> dipct.Ru
     path = runs / f"walnut-{views}-dip.h5"
     if not path.exists():
         checkpoint = path.with_suffix(".checkpoint")
+        scan = dipct.simulate("example:walnut", pixels=pixels, views=views, seed=0)
         run = dipct.reconstruct(
-            dipct.simulate("example:walnut", pixels=pixels, views=views, seed=0),
+            scan if pixels == PIXELS else scan.bin_detector(SMALL_BINS),
             method="dip",
             network="walnut" if pixels == PIXELS else "small",
             iterations=STEPS,

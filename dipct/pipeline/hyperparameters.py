@@ -1,6 +1,7 @@
 """The prior of a linear model as settings ask for it, and its hyper-parameters."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -116,7 +117,9 @@ def tuned(
 
     def tell(iteration: int, parts: dict[str, float]) -> None:
         names = ("log evidence", "log evidence error", "projected gradient", "change")
-        figures = [f"{name} {parts[name]:.4g}" for name in names if parts.get(name)]
+        # The evidence is not estimated in every step.
+        known = [name for name in names if parts.get(name) and math.isfinite(parts[name])]
+        figures = [f"{name} {parts[name]:.4g}" for name in known]
         report(iteration, settings.iterations, "  ".join(figures))
 
     def compute(state: dict[str, Any] | None, keep: Callable[..., None]) -> dict[str, Any]:
