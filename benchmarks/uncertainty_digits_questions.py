@@ -98,7 +98,7 @@ def forms() -> None:
         stored = StoredJacobian.of_data(model, prior.groups)
         gram = gram_matrices(stored, prior.groups, dtype=torch.float64)
         exactly = ExactEvidence(prior, gram, model.residual, model.noise_variance)
-        weights = linear_weights(model, tv_weight=run.configuration["tv_weight"])
+        weights = linear_weights(model, tv_weight=run.configuration["tv_weight"]).weights
         published = EvidenceAtWeights(prior, gram, model, weights)
         rows = {}
         for name, how in FORMS.items():

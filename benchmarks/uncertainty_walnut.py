@@ -4,7 +4,8 @@ The simulated walnut in the geometry of its scanner, the published network of 2.
 parameters: 60 views of 128 columns (7680 data), and 120 views, the problem twice as large. DIP with
 total variation, then linearised Laplace with evidence and total variation prior: exact from Gram
 matrices held on the GPU where they fit, else by stochastic estimates. Every call works for so many
-seconds and goes on where the last one stopped.
+seconds and goes on after the last stage that was finished: Jacobian and Gram matrices are one, and
+have to fit into a call.
 
     python benchmarks/uncertainty_walnut.py --seconds 540              # again until it says done
     python benchmarks/uncertainty_walnut.py --only 60                  # one number of views
@@ -109,17 +110,17 @@ def device_name(device: str) -> str:
 
 
 def write_pages(folder: Path) -> None:
-    rows, pictures, device = [], [], ""
+    rows, pictures = [], []
     for views in VIEWS:
         path = folder / f"walnut-{views}.json"
         if not path.exists():
             continue
         r = json.loads(path.read_text())
-        device, scores = r["device"], r["scores"]
+        scores = r["scores"]
         error = f" ± {r['log_evidence_error']:.0f}" if r["log_evidence_error"] else ""
         rows.append(
             [
-                f"{views} views",
+                f"{views} views, {r['device']}",
                 f"{r['data']} x {r['weights']}",
                 f"{r['evidence']}, {r['kept']}",
                 f"{r['log_evidence']:.0f}{error}, {r['status']}",
@@ -135,7 +136,7 @@ def write_pages(folder: Path) -> None:
         header = ["scan", "data x parameters", "evidence, Jacobian", "log evidence"]
         header += ["log-likelihood, pixels", "2 x 2", "10 x 10"]
         header += [*(f"{title} [s]" for title in STAGES.values()), "all [min]"]
-        text = "\n\n".join([f"On one {device}:", table(header, rows), *pictures])
+        text = "\n\n".join([table(header, rows), *pictures])
         replace_section(real_scans.DOCS / "uncertainty.md", "walnut-table", text)
 
 

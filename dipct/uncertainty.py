@@ -75,8 +75,8 @@ class UncertaintySettings(CheckedSettings):
     """Most iterations of the tuning."""
     storage: Literal["auto", "memory", "host", "disk", "recompute"] = "auto"
     """Where the Jacobian of the data is kept: in the memory of the device, in that of its host, on
-    disk or nowhere; auto takes the first of these that fits, and none for small images, for which
-    that of the image will do."""
+    disk or nowhere; auto takes the first of these that fits (memory or nowhere for stochastic
+    estimates), and none for small images, for which that of the image will do."""
     product_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """In which the covariance of the data is multiplied where the evidence is stochastic; less than
     float32 takes a stored Jacobian."""
@@ -148,7 +148,8 @@ class Uncertainty:
             ``reduced_chi_squared`` of the image, ``gradient`` left at the network's parameters
             (of data and total variation, over the sum of their lengths), ``jitter``,
             ``hyperprior_error`` (largest relative error of a mean total variation by probes) and
-            ``solver_residual`` of the draws.
+            ``solver_residual`` of the draws, and ``linear_weights_gradient`` (what is left of it
+            at the weights that the published form of the evidence takes).
         stage_seconds: what the long stages took, by name.
         whitened_errors: of the image, freed from the posterior's covariance, float32 (n,): normal
             numbers of variance one if it is right. Where the truth and the covariance are known.

@@ -8,6 +8,7 @@ from dipct.errors import ConfigurationError, DtypeError, InsufficientMemoryError
 from dipct.generator import NetworkGenerator, PixelImage, UNet
 from dipct.operator import Identity, Operator
 from dipct.posterior import (
+    GPrior,
     LinearisedModel,
     StoredJacobian,
     gram_matrices,
@@ -155,6 +156,18 @@ def test_gram_matrices_in_parts_are_the_same(problem, monkeypatch):
     monkeypatch.setattr(gram, "_ROWS_AT_ONCE", 7)
     monkeypatch.setattr(gram, "_BYTES_AT_ONCE", 8 * 9 * 5 * len(whole[0]))
     assert torch.allclose(gram_matrices(problem.stored, problem.prior.groups), whole, atol=1e-11)
+
+
+def test_gram_matrices_leave_the_jacobian_as_it_is(problem):
+    squares = torch.linspace(0.5, 2, problem.model.n_weights, dtype=F64)
+    groups = GPrior(problem.model.parameters, squares).groups
+    stored = StoredJacobian.of_data(problem.model, groups)
+    before = [stored.columns(group).clone() for group in groups]
+    first = gram_matrices(stored, groups)
+    assert all(torch.equal(stored.columns(g), b) for g, b in zip(groups, before, strict=True))
+    assert torch.equal(gram_matrices(stored, groups), first)
+    scaled = torch.cat(before, dim=1) / squares.sqrt()
+    assert torch.allclose(first.sum(0), scaled @ scaled.T, rtol=1e-8)
 
 
 def test_recomputed_gram_matrices_are_the_same_and_cost_more_passes(problem):

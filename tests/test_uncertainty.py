@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -20,7 +21,13 @@ from dipct.errors import (
 from dipct.evaluation import pixel_log_likelihood
 from dipct.pipeline.stages import remove_stages
 from dipct.pipeline.uncertainty import linearised_model_of
-from dipct.posterior import ExactEvidence, MaternPrior, StoredJacobian, gram_matrices
+from dipct.posterior import (
+    LOWEST_VARIANCE,
+    ExactEvidence,
+    MaternPrior,
+    StoredJacobian,
+    gram_matrices,
+)
 from dipct.run import read_run, write_run
 from dipct.uncertainty import UncertaintySettings
 
@@ -136,6 +143,7 @@ def test_the_published_form_of_the_evidence(run, storage):
     result = dipct.quantify(run, evidence="at-weights", **settings).uncertainty
     assert result.settings["evidence"] == "at-weights"
     assert result.status == "CONVERGED"
+    assert 0 <= result.checks["linear_weights_gradient"] < 1
     # A jvp and a vjp in each of 1000 iterations.
     assert result.network_passes > 2000
     exactly = dipct.quantify(run, **settings).uncertainty
@@ -190,7 +198,7 @@ def test_linear_mean_fixed_noise_and_samples(run):
     assert result.samples.std(0).mean() == pytest.approx(result.std.mean(), rel=0.2)
 
 
-def test_intervals_hold_as_many_pixels_as_they_say(found):
+def test_intervals_are_those_of_a_normal_distribution(found):
     result = found.uncertainty
     low, high = result.interval(0.9)
     np.testing.assert_allclose((high - low) / 2, 1.6448536 * result.std, rtol=1e-4)
@@ -274,10 +282,11 @@ def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch):
         dipct.quantify(run, checkpoint=tmp_path / "none", resume=True)
 
 
-def test_stochastic_tuning_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("tv_prior", [False, True])
+def test_stochastic_tuning_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch, tv_prior):
     from dipct.posterior import stochastic_evidence
 
-    settings = {"evidence": "stochastic", "tv_prior": False, "iterations": 6, "draws": 20}
+    settings = {"evidence": "stochastic", "tv_prior": tv_prior, "iterations": 6, "draws": 20}
     whole = dipct.quantify(run, **settings).uncertainty
     stages, calls = tmp_path / "uq.h5.stages", []
     gradient = stochastic_evidence.StochasticEvidence.gradient
@@ -298,6 +307,73 @@ def test_stochastic_tuning_goes_on_where_it_was_stopped(run, tmp_path, monkeypat
     assert len(calls) == 4 + 1 + 3
     assert resumed.hyperparameters == whole.hyperparameters
     assert not list(stages.glob("tuning-part-*"))
+
+
+def test_what_other_means_found_is_not_resumed_with(run, tmp_path, monkeypatch):
+    from dipct.pipeline import posterior_memory
+
+    settings = {"tv_prior": False, "iterations": 5, "draws": 20}
+    stages = tmp_path / "uq.h5.stages"
+    with monkeypatch.context() as patch:
+        # What auto finds depends on the machine.
+        patch.setattr(posterior_memory, "free_memory", lambda device: 10_000)
+        estimated = dipct.quantify(run, checkpoint=stages, **settings).uncertainty
+    assert estimated.settings["evidence"] == "stochastic"
+    exact = dipct.quantify(run, checkpoint=stages, resume=True, **settings).uncertainty
+    assert exact.settings["evidence"] == "exact"
+    assert exact.log_evidence_error == 0
+    assert exact.hyperparameters == dipct.quantify(run, **settings).uncertainty.hyperparameters
+    # Scales of the g-prior by probes are others than exact ones.
+    g = {"prior": "g", "iterations": 50, "draws": 20}
+    dipct.quantify(run, storage="recompute", checkpoint=stages, resume=True, **g)
+    kept = dipct.quantify(run, storage="memory", checkpoint=stages, resume=True, **g).uncertainty
+    fresh = dipct.quantify(run, storage="memory", **g).uncertainty
+    assert kept.hyperparameters == fresh.hyperparameters
+
+
+def test_double_precision_goes_before_speed_and_passes_come_last(run, monkeypatch):
+    from dipct.pipeline import posterior_memory
+
+    model, _, _ = linearised_model_of(run, torch.device("cpu"))
+    settings = UncertaintySettings()
+    monkeypatch.setattr(posterior_memory, "_LARGEST_DENSE_IMAGE", 0)
+    jacobian = posterior_memory.jacobian_bytes(model)
+    double, single = (
+        posterior_memory.gram_bytes(model, settings, dtype)
+        + posterior_memory.working_bytes(model, settings, model.n_data)
+        for dtype in (torch.float64, torch.float32)
+    )
+
+    def planned(needed):
+        free = int(needed / posterior_memory.SHARE) + 100
+        monkeypatch.setattr(posterior_memory, "free_memory", lambda device: free)
+        plan = posterior_memory.plan_gram_matrices(model, settings)
+        return plan.storage, plan.dtype
+
+    assert planned(double + jacobian) == ("memory", torch.float64)
+    assert planned(double) == ("disk", torch.float64)
+    assert planned(single) == ("disk", torch.float32)
+    with pytest.raises(InsufficientMemoryError):
+        planned(single - 1000)
+    monkeypatch.setattr(posterior_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    largest = max(group.size for group in MaternPrior(model.parameters).groups)
+    rows = largest * model.n_data * 4
+    assert planned(double + rows) == ("recompute", torch.float64)
+    assert planned(single + rows) == ("recompute", torch.float32)
+
+
+def test_a_floor_keeps_variances_up(run, tmp_path):
+    stages = tmp_path / "stages"
+    settings = {"tv_prior": False, "checkpoint": stages}
+    usual = dipct.quantify(run, **settings).uncertainty
+    high = dipct.quantify(run, lowest_variance=0.5, resume=True, **settings).uncertainty
+    low = dipct.quantify(run, lowest_variance=1e-8, resume=True, **settings).uncertainty
+    for result, floor in ((usual, LOWEST_VARIANCE), (high, 0.5), (low, 1e-8)):
+        variances = [v for n, v in result.hyperparameters.items() if n.endswith("variance")]
+        assert min(variances) == pytest.approx(floor, rel=1e-6)
+    assert low.log_evidence > usual.log_evidence > high.log_evidence
+    assert low.std.mean() < usual.std.mean() < high.std.mean()
+    assert "At the lowest value allowed" in high.advice
 
 
 def test_a_run_without_network_is_refused(run):
@@ -402,6 +478,8 @@ def test_too_little_memory_names_the_alternatives(run, monkeypatch):
         ({"tv_prior": False, "tv_prior_convention": "bayes-dip"}, "no meaning without"),
         ({"prior": "g", "tv_prior_convention": "bayes-dip"}, "no meaning without"),
         ({"product_precision": "bfloat16"}, "belongs to the stochastic"),
+        ({"lowest_variance": 0}, "lowest_variance"),
+        ({"prior": "g", "lowest_variance": 0.1}, "belongs to the Matern"),
         ({"storage": "host"}, "other devices than the cpu"),
         ({"storage": "host", "device": "cuda", "evidence": "em"}, "belongs to the exact"),
         (
@@ -437,6 +515,12 @@ def test_isotropic_total_variation_has_no_closed_form(run):
     )
 
 
+def test_a_convention_without_hyperprior_is_refused(run):
+    isotropic = dict(run.configuration) | {"isotropic": True}
+    with pytest.raises(ConfigurationError, match="tv_prior_convention belongs"):
+        dipct.quantify(replace(run, configuration=isotropic), tv_prior_convention="bayes-dip")
+
+
 def test_command_line(run, tmp_path, dipct_command):
     path, out = tmp_path / "dip.h5", tmp_path / "uq.h5"
     write_run(run, path)
@@ -456,14 +540,24 @@ def test_command_line(run, tmp_path, dipct_command):
     assert read_run(out).uncertainty.settings["tv_prior"] is False
 
 
-def test_command_line_refuses_before_any_work(run, tmp_path, dipct_command):
+def test_command_line_refuses_before_any_work(run, tmp_path, dipct_command, monkeypatch):
+    from dipct.pipeline import uncertainty
+
     path = tmp_path / "dip.h5"
     write_run(run, path)
+
+    def work(*arguments, **options):
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(uncertainty, "linearised_model_of", work)
     wrong = dipct_command("uncertainty", path, "--out", path)
     assert wrong.code != 0
     assert "would replace an input" in wrong.err
     wrong = dipct_command("uncertainty", path, "--out", tmp_path / "uq.h5", "--resume")
     assert wrong.code != 0
     assert "start without --resume" in wrong.err
+    wrong = dipct_command("uncertainty", path, "--out", tmp_path / "uq.h5", "--score-margin", "6")
+    assert wrong.code != 0
+    assert "score_margin must leave pixels" in wrong.err
     wrong = dipct_command("uncertainty", tmp_path / "none.h5", "--out", tmp_path / "uq.h5")
     assert wrong.code != 0

@@ -117,6 +117,8 @@ def test_g_prior_scales_columns_to_one():
 
 def test_wrong_settings_are_refused(problem):
     parameters = problem.model.parameters
+    with pytest.raises(ConfigurationError, match="lowest_variance must be positive"):
+        MaternPrior(problem.model.parameters, lowest_variance=0.0)
     with pytest.raises(ConfigurationError, match="smoothness must be 1/2, 3/2 or 5/2"):
         MaternPrior(parameters, smoothness="2/2")
     for wrong in (0.0, -1.0, math.inf, math.nan):

@@ -97,7 +97,8 @@ def _scored(truth: np.ndarray, found: Uncertainty) -> tuple[np.ndarray, np.ndarr
 
 def _draw_quantiles(axes: Axes, truth: np.ndarray, found: Uncertainty) -> None:
     scored, mean, std = _scored(truth, found)
-    sets = [("single pixels", ((scored - mean) / std)[std > 0])]
+    has_spread = std > 0
+    sets = [("single pixels", (scored - mean)[has_spread] / std[has_spread])]
     if found.whitened_errors is not None:
         sets.append(("whitened", found.whitened_errors))
     reach = 4.0
@@ -108,7 +109,6 @@ def _draw_quantiles(axes: Axes, truth: np.ndarray, found: Uncertainty) -> None:
     axes.set_xlabel("normal quantile", fontsize=FONT_SIZE)
     axes.set_ylabel("quantile of the errors / std", fontsize=FONT_SIZE)
     axes.set_xlim(-reach, reach)
-    axes.set_ylim(-2 * reach, 2 * reach)
     _finish_axes(axes)
     axes.legend(fontsize=FONT_SIZE - 1, frameon=False)
     set_title(axes, "errors against a normal distribution")

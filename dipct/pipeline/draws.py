@@ -1,5 +1,7 @@
 """Draws of a posterior, in parts that are kept one by one."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,13 +11,14 @@ from dipct.posterior import PathwisePosterior
 from dipct.progress import WorkDisplay
 from dipct.uncertainty import UncertaintySettings
 
-_DRAWS_OF_A_STAGE = 32
+_DRAWS_OF_A_STAGE = 64
 _SEEDS_APART = 1_000_003
 
 
 def draw(
     posterior: PathwisePosterior,
     settings: UncertaintySettings,
+    decided_by: dict[str, Any],
     stages: Stages,
     display: WorkDisplay,
 ) -> Tensor:
@@ -24,6 +27,7 @@ def draw(
     Args:
         posterior: of the image.
         settings: resolved: how many, and from which seed.
+        decided_by: see :func:`dipct.pipeline.hyperparameters.deciding`.
         stages: keeps the parts.
         display: shows how far they are.
 
@@ -40,7 +44,7 @@ def draw(
             f"draws-{i}",
             lambda count=count, seed=seed: {"draws": posterior.sample(count, seed=seed)},
             posterior.mean.device,
-            deciding(settings) | {"mean": settings.mean, "count": count},
+            deciding(settings, decided_by) | {"mean": settings.mean, "count": count},
         )
         parts.append(kept["draws"])
         report(start + count, number)

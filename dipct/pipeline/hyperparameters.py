@@ -79,8 +79,6 @@ def hyperprior_of(
     prior: WeightPrior, edges: EdgeVariances | None, settings: UncertaintySettings
 ) -> TotalVariationPrior | None:
     """The prior of the hyper-parameters."""
-    if isinstance(prior, GPrior) and prior.advice:
-        _LOG.warning("%s", prior.advice)
     if edges is None or not isinstance(prior, MaternPrior):
         return None
     assert settings.tv_prior_weight is not None
@@ -89,15 +87,20 @@ def hyperprior_of(
     )
 
 
-def deciding(settings: UncertaintySettings) -> dict[str, Any]:
-    """Settings that decide the hyper-parameters, and with them everything after."""
-    return settings.model_dump(
-        exclude={"samples", "draws", "mean", "device", "storage", "score_margin"}
-    )
+def deciding(settings: UncertaintySettings, decided_by: dict[str, Any]) -> dict[str, Any]:
+    """What decides the hyper-parameters, and with them everything after.
+
+    Args:
+        settings: resolved.
+        decided_by: the means that were chosen for them, with the ``evidence`` that was used.
+    """
+    others = {"evidence", "samples", "draws", "mean", "device", "storage", "score_margin"}
+    return settings.model_dump(exclude=others) | decided_by
 
 
 def tuned(
     settings: UncertaintySettings,
+    decided_by: dict[str, Any],
     stages: Stages,
     display: WorkDisplay,
     tune: Callable[..., Tuning],
@@ -108,6 +111,7 @@ def tuned(
 
     Args:
         settings: resolved.
+        decided_by: see :func:`deciding`.
         stages: keeps the result.
         display: shows how far it is.
         tune: called with ``fixed`` and ``report``.
@@ -128,7 +132,7 @@ def tuned(
         trace = {name: torch.from_numpy(np.array(v)) for name, v in found.trace.items()}
         return vars(found) | {"trace": trace, "names": list(found.names)}
 
-    kept = stages.resumable("tuning", compute, torch.device("cpu"), deciding(settings))
+    kept = stages.resumable("tuning", compute, torch.device("cpu"), deciding(settings, decided_by))
     trace = {name: values.numpy() for name, values in kept["trace"].items()}
     tuning = Tuning(**kept | {"trace": trace, "names": tuple(kept["names"])})
     if tuning.advice:

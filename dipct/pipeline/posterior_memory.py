@@ -11,16 +11,15 @@ import torch
 from dipct.errors import InsufficientMemoryError
 from dipct.pipeline.hyperparameters import matern_of
 from dipct.pipeline.memory import free_on
-from dipct.posterior import LinearisedModel
+from dipct.posterior import LinearisedModel, gram_working_bytes
 from dipct.uncertainty import UncertaintySettings
 
 # Images whose covariance is kept as a matrix.
 _LARGEST_DENSE_IMAGE = 2048
 SHARE = 0.7
 """Of what is free: the estimates are not exact, and others work too."""
-# Products of which the Gram matrices of one block of 3 x 3 filters are made, in double precision:
-# more than the covariance, its inverse and copies that are needed afterwards.
-_COVARIANCES_AT_ONCE = 16
+# Covariance of the data, its inverse and copies on the way, in double precision.
+_COVARIANCES_AT_ONCE = 6
 
 Storage = Literal["dense", "memory", "host", "disk", "recompute"]
 
@@ -43,7 +42,10 @@ class GramPlan:
 
 
 def plan_gram_matrices(model: LinearisedModel, settings: UncertaintySettings) -> GramPlan:
-    """How the Gram matrices are computed: the fastest way that fits.
+    """How the Gram matrices are computed: the first way that fits.
+
+    In double precision wherever the Jacobian is kept, before single precision is tried, and
+    computed anew for every block only then.
 
     Args:
         model: the linear model.
@@ -63,7 +65,7 @@ def plan_gram_matrices(model: LinearisedModel, settings: UncertaintySettings) ->
         if is_allowed and _fits(model, settings, storage, dtype):
             return GramPlan(storage, dtype, free)
     on_disk, jacobian = shutil.disk_usage(tempfile.gettempdir()).free, jacobian_bytes(model)
-    needed = gram_bytes(model, settings, single) + working_bytes(model)
+    needed = gram_bytes(model, settings, single) + working_bytes(model, settings, model.n_data)
     raise InsufficientMemoryError(
         f"For {model.n_data} data and {model.n_weights} weights the exact evidence needs "
         f"{needed / 2**30:.3g} GiB of memory for Gram matrices and covariances, and "
@@ -78,10 +80,10 @@ def _fits(
 ) -> bool:
     device = model.residual.device
     free, jacobian = SHARE * free_memory(device), jacobian_bytes(model)
-    needed = gram_bytes(model, settings, dtype) + working_bytes(model)
+    needed = gram_bytes(model, settings, dtype) + working_bytes(model, settings, model.n_data)
     if storage == "dense":
         n, components = model.image.numel(), n_components(model, settings)
-        matrices = 8 * components * (n**2 + model.n_data**2) + working_bytes(model)
+        matrices = 8 * components * (n**2 + model.n_data**2) + working_bytes(model, settings, n)
         of_image = model.residual.element_size() * n * model.n_weights
         # Expectation maximisation needs products of the Jacobian of the data.
         is_possible = n <= _LARGEST_DENSE_IMAGE and settings.evidence != "em"
@@ -90,7 +92,9 @@ def _fits(
         return needed + jacobian <= free
     if storage == "host":
         on_host = SHARE * psutil.virtual_memory().available
-        return device.type != "cpu" and needed <= free and jacobian <= on_host
+        # Expectation maximisation would move all of it in every iteration.
+        is_possible = device.type != "cpu" and settings.evidence != "em"
+        return is_possible and needed <= free and jacobian <= on_host
     if storage == "disk":
         on_disk = SHARE * shutil.disk_usage(tempfile.gettempdir()).free
         return needed <= free and jacobian <= on_disk
@@ -142,6 +146,13 @@ def gram_bytes(model: LinearisedModel, settings: UncertaintySettings, dtype: tor
     return dtype.itemsize * n_components(model, settings) * model.n_data**2
 
 
-def working_bytes(model: LinearisedModel) -> int:
-    """Size of what is needed beside the Gram matrices: products, or the covariance's factors."""
-    return _COVARIANCES_AT_ONCE * 8 * model.n_data**2
+def working_bytes(model: LinearisedModel, settings: UncertaintySettings, n_rows: int) -> int:
+    """Size of what is needed beside the Gram matrices: products, then the covariance's factors.
+
+    Args:
+        model: the linear model.
+        settings: resolved.
+        n_rows: of the Jacobian whose Gram matrices they are.
+    """
+    products = gram_working_bytes(matern_of(model, settings).groups, n_rows)
+    return max(products, _COVARIANCES_AT_ONCE * 8 * model.n_data**2)

@@ -3,14 +3,13 @@
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dipct.errors import ConvergenceError, InsufficientMemoryError
-from dipct.pipeline.draws import draw
+from dipct.errors import InsufficientMemoryError
 from dipct.pipeline.hyperparameters import (
     hyperprior_of,
     matern_of,
@@ -18,22 +17,24 @@ from dipct.pipeline.hyperparameters import (
     probed_edges,
     tuned,
 )
+from dipct.pipeline.inference import Inference, Regularisation, column_mean_square, drawn
 from dipct.pipeline.posterior_memory import (
     SHARE,
     GramPlan,
-    choose_product_storage,
     gram_bytes,
     plan_gram_matrices,
     working_bytes,
 )
 from dipct.pipeline.stages import Stages
+from dipct.pipeline.stochastic_posterior import infer_stochastically
 from dipct.posterior import (
     DensePosterior,
     EvidenceAtWeights,
     ExactEvidence,
+    GramEvidence,
     LinearisedModel,
+    LinearWeights,
     PathwisePosterior,
-    StochasticEvidence,
     StoredJacobian,
     TotalVariationPrior,
     Tuning,
@@ -41,61 +42,14 @@ from dipct.posterior import (
     edge_variances_of_gram,
     gram_matrices,
     linear_weights,
-    probed_column_mean_square,
     recomputed_gram_matrices,
     tune,
     tune_by_expectation_maximisation,
-    tune_stochastically,
 )
 from dipct.progress import WorkDisplay
 from dipct.uncertainty import UncertaintySettings
 
 _LOG = logging.getLogger(__name__)
-_COLUMN_PROBES = 50
-# Of the linear systems of draws: they need more than a gradient does.
-_DRAW_RANK, _DRAW_TOLERANCE, _DRAW_ITERATIONS = 400, 1e-3, 200
-_LARGEST_RESIDUAL = 0.1
-_REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Regularisation:
-    """That of the reconstruction whose network is linearised.
-
-    Attributes:
-        tv_weight: of total variation, zero for none.
-        isotropic: which total variation.
-    """
-
-    tv_weight: float
-    isotropic: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Inference:
-    """What was found of a linear model.
-
-    Attributes:
-        tuning: the hyper-parameters.
-        mean: what the posterior is centred on, [1 H W].
-        std: of every pixel, [1 H W].
-        evidence: how the hyper-parameters were tuned.
-        choices: how it was done, for the record.
-        samples: draws, [N 1 H W], where there are some.
-        covariance: of the image, [n n], where it was formed.
-        hyperprior: of the hyper-parameters, where there was one.
-        checks: figures that should be small.
-    """
-
-    tuning: Tuning
-    mean: Tensor
-    std: Tensor
-    evidence: str
-    choices: dict[str, Any] = field(default_factory=dict)
-    samples: Tensor | None = None
-    covariance: Tensor | None = None
-    hyperprior: TotalVariationPrior | None = None
-    checks: dict[str, float] = field(default_factory=dict)
 
 
 def infer(
@@ -118,35 +72,38 @@ def infer(
         InsufficientMemoryError: what was asked for would not fit.
     """
     if settings.evidence == "stochastic":
-        return _stochastic(model, settings, stages, display)
+        return infer_stochastically(model, settings, stages, display)
     try:
         plan = plan_gram_matrices(model, settings)
     except InsufficientMemoryError:
         if settings.evidence != "auto" or settings.storage != "auto":
             raise
         _LOG.info("The exact evidence does not fit into memory: it is estimated.")
-        return _stochastic(model, settings, stages, display)
-    weights = None
+        return infer_stochastically(model, settings, stages, display)
+    weights, checks = None, {}
     if settings.evidence == "at-weights":
-        weights = _linear_weights(model, regularisation, stages, display)
+        fitted = _linear_weights(model, regularisation, stages, display)
+        weights, checks = fitted.weights, {"linear_weights_gradient": fitted.gradient}
     if plan.storage == "dense":
-        return _dense(model, weights, settings, stages, display)
-    return _exact(model, weights, settings, stages, display, plan)
+        found = _dense(model, weights, settings, stages, display)
+    else:
+        found = _exact(model, weights, settings, stages, display, plan)
+    return replace(found, checks=found.checks | checks)
 
 
 def _linear_weights(
     model: LinearisedModel, regularisation: Regularisation, stages: Stages, display: WorkDisplay
-) -> Tensor:
-    def compute() -> dict[str, Tensor]:
+) -> LinearWeights:
+    def compute() -> dict[str, Any]:
         report = display.stage("Weights of the linear model")
-        return {"weights": linear_weights(model, **vars(regularisation), report=report)}
+        return vars(linear_weights(model, **vars(regularisation), report=report))
 
-    return stages("weights", compute, model.residual.device, vars(regularisation))["weights"]
+    return LinearWeights(**stages("weights", compute, model.residual.device, vars(regularisation)))
 
 
 def _evidence(
     model: LinearisedModel, prior: WeightPrior, gram: Tensor, weights: Tensor | None
-) -> ExactEvidence:
+) -> GramEvidence:
     """Of the data, or at weights that are given."""
     if weights is not None:
         return EvidenceAtWeights(prior, gram, model, weights)
@@ -181,7 +138,8 @@ def _dense(
         )
         return found
 
-    kept = stages("gram", compute, device, {"of": "image", "prior": settings.prior})
+    decided = {"of": "image", "prior": settings.prior}
+    kept = stages("gram", compute, device, decided)
     gram = kept["gram"]
     prior = prior_of(model, settings, kept)
     of_data = gram.new_empty(len(gram), model.n_data, model.n_data)
@@ -192,20 +150,28 @@ def _dense(
     if settings.tv_prior:
         edges = edge_variances_of_gram(gram, model.image, prior.groups)
     hyperprior = hyperprior_of(prior, edges, settings)
-    tuning = tuned(settings, stages, display, _exactly(evidence, hyperprior, settings))
+    decided_by = {"evidence": _name(settings), "variation": "exact", **decided}
+    tune_it = _exactly(evidence, hyperprior, settings)
+    tuning = tuned(settings, decided_by, stages, display, tune_it)
     posterior = DensePosterior(prior, tuning.phi, gram, model, mean=settings.mean)
     return Inference(
         tuning=tuning,
         mean=posterior.mean,
         std=posterior.variance().clamp(min=0).sqrt(),
-        evidence="exact" if weights is None else "at-weights",
+        evidence=_name(settings),
         choices={"kept": "image"},
         hyperprior=hyperprior,
         samples=None
         if settings.samples is None
         else posterior.sample(settings.samples, seed=settings.seed),
         covariance=posterior.covariance,
+        advice=prior.advice,
     )
+
+
+def _name(settings: UncertaintySettings) -> str:
+    """Of the evidence that is used where all of it fits."""
+    return "exact" if settings.evidence == "auto" else settings.evidence
 
 
 def _exact(
@@ -235,7 +201,7 @@ def _exact(
         if plan.storage != "recompute":
             stored = store()
         if settings.prior == "g":
-            found["column_mean_square"] = _column_mean_square(model, stored, settings)
+            found["column_mean_square"] = column_mean_square(model, stored, settings)
         prior = prior_of(model, settings, found)
         if stored is not None:
             found["gram"] = gram_matrices(
@@ -246,7 +212,8 @@ def _exact(
                 report=display.stage("Gram matrices"),
             )
             return found
-        needed = gram_bytes(model, settings, plan.dtype) + working_bytes(model)
+        needed = gram_bytes(model, settings, plan.dtype)
+        needed += working_bytes(model, settings, model.n_data)
         found["gram"] = recomputed_gram_matrices(
             model,
             prior.groups,
@@ -272,87 +239,18 @@ def _exact(
             # Every iteration needs more products than it has rows.
             stored = store()
         by = _by_expectation(model, prior, stored, evidence, hyperprior, settings)
-    tuning = tuned(settings, stages, display, by)
+    decided_by = {"evidence": _name(settings), "variation": "probed", **decided}
+    tuning = tuned(settings, decided_by, stages, display, by)
     solve = evidence.factorise(tuning.phi).solve
     posterior = PathwisePosterior(
         prior, tuning.phi, model, solve, products=stored, mean=settings.mean
     )
-    kind = "exact" if settings.evidence == "auto" else settings.evidence
-    found = _drawn(posterior, tuning, kind, {"kept": plan.storage}, settings, stages, display)
-    return replace(found, hyperprior=hyperprior)
-
-
-def _stochastic(
-    model: LinearisedModel, settings: UncertaintySettings, stages: Stages, display: WorkDisplay
-) -> Inference:
-    """Products with the covariance of the data only, for what is too large for matrices."""
-    groups, kept = matern_of(model, settings).groups, {}
-    stored, storage = None, choose_product_storage(model, settings)
-    reduced = _REDUCED.get(settings.product_precision)
-    if reduced is not None and storage == "recompute":
-        raise InsufficientMemoryError(
-            f"Products in {settings.product_precision} take a stored Jacobian, which does not fit "
-            "into memory here. Use --storage disk, or --product-precision float32."
-        )
-    if storage != "recompute":
-        folder = tempfile.gettempdir() if storage == "disk" else None
-        report = display.stage("Jacobian of the projections")
-        stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
-    if settings.prior == "g":
-        kept["column_mean_square"] = _column_mean_square(model, stored, settings)
-    prior = prior_of(model, settings, kept)
-    edges = probed_edges(model, prior, settings, stages, display)
-    products = model if stored is None else stored
-    evidence = StochasticEvidence(
-        prior, products, model.residual, model.noise_variance, product_dtype=reduced
-    )
-    hyperprior = hyperprior_of(prior, edges, settings)
-
-    def tune_it(**options: Any) -> Tuning:
-        return tune_stochastically(
-            evidence,
-            hyperprior,
-            initial=evidence.scaled_initial(seed=settings.seed),
-            steps=settings.iterations,
-            seed=settings.seed,
-            **options,
-        )
-
-    tuning = tuned(settings, stages, display, tune_it, is_resumable=True)
-    exact = StochasticEvidence(
-        prior,
-        products,
-        model.residual,
-        model.noise_variance,
-        rank=_DRAW_RANK,
-        tolerance=_DRAW_TOLERANCE,
-        max_iterations=_DRAW_ITERATIONS,
-    )
-    near = exact.preconditioner(tuning.phi, seed=settings.seed)
-
-    residuals: list[float] = []
-
-    def solve(block: Tensor) -> Tensor:
-        found = exact.solve(tuning.phi, block, near)
-        residuals.append(float(found.residuals.max()))
-        if residuals[-1] > _LARGEST_RESIDUAL:
-            raise ConvergenceError(
-                f"The linear systems of the draws were solved to {residuals[-1]:.1e} only, and "
-                f"draws from them would be wrong. {found.advice}"
-            )
-        return found.value
-
-    posterior = PathwisePosterior(
-        prior, tuning.phi, model, solve, products=products, mean=settings.mean
-    )
-    found = _drawn(posterior, tuning, "stochastic", {"kept": storage}, settings, stages, display)
-    # Draws that were kept have passed the same test when they were made.
-    checks = {"solver_residual": max(residuals)} if residuals else {}
-    return replace(found, hyperprior=hyperprior, checks=checks)
+    choices = {"kept": plan.storage}
+    return drawn(posterior, tuning, hyperprior, decided_by, choices, settings, stages, display)
 
 
 def _exactly(
-    evidence: ExactEvidence, hyperprior: TotalVariationPrior | None, settings: UncertaintySettings
+    evidence: GramEvidence, hyperprior: TotalVariationPrior | None, settings: UncertaintySettings
 ) -> Callable[..., Tuning]:
     def tune_it(**options: Any) -> Tuning:
         return tune(evidence, hyperprior, max_iterations=settings.iterations, **options)
@@ -384,32 +282,3 @@ def _by_expectation(
         )
 
     return tune_it
-
-
-def _drawn(
-    posterior: PathwisePosterior,
-    tuning: Tuning,
-    evidence: str,
-    choices: dict[str, Any],
-    settings: UncertaintySettings,
-    stages: Stages,
-    display: WorkDisplay,
-) -> Inference:
-    """The posterior by draws."""
-    samples = draw(posterior, settings, stages, display)
-    return Inference(
-        tuning=tuning,
-        mean=posterior.mean,
-        std=(samples - posterior.mean).square().mean(0).sqrt(),
-        evidence=evidence,
-        choices=choices,
-        samples=samples,
-    )
-
-
-def _column_mean_square(
-    model: LinearisedModel, stored: StoredJacobian | None, settings: UncertaintySettings
-) -> Tensor:
-    if stored is None:
-        return probed_column_mean_square(model, probes=_COLUMN_PROBES, seed=settings.seed)
-    return stored.column_mean_square()

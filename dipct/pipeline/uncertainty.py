@@ -18,7 +18,8 @@ from dipct.objective import total_variation
 from dipct.operator import ray_transform
 from dipct.operator.base import LinearOperator
 from dipct.pipeline.deep_image_prior import generator_of
-from dipct.pipeline.posterior_of_model import Inference, Regularisation, infer
+from dipct.pipeline.inference import Inference, Regularisation
+from dipct.pipeline.posterior_of_model import infer
 from dipct.pipeline.stages import Stages
 from dipct.pipeline.uncertainty_scores import inside, uncertainty_scores
 from dipct.posterior import LinearisedModel, NetworkPasses, noise_correction
@@ -95,6 +96,9 @@ def quantify(
             found = infer(model, configuration, _regularisation(run), stages, display)
     except KeyboardInterrupt:
         raise Interrupted(stages.interrupted()) from None
+    if found.advice:
+        _LOG.warning("%s", found.advice)
+        warnings.append(found.advice)
     result = _result(run, configuration, model, scale, operator, found)
     complete = replace(
         result,
@@ -249,6 +253,11 @@ def _resolved(configuration: UncertaintySettings, run: Run) -> UncertaintySettin
         )
     if wanted is None:
         wanted = possible and bool(given or weight)
+    if not wanted and configuration.tv_prior_convention != "length-scale":
+        raise ConfigurationError(
+            "tv_prior_convention belongs to a total variation prior, which this one would not "
+            "have: give tv_prior and tv_prior_weight, or leave the convention out."
+        )
     if wanted and not (given or weight):
         raise ConfigurationError(
             "The reconstruction had no total variation whose weight the prior could take over: "
@@ -313,5 +322,5 @@ def _result(
         samples=None if kept is None else kept[: configuration.samples],
         scores=scores,
         checks=checks,
-        whitened_errors=whitened,
+        whitened_errors=None if whitened is None else whitened.astype(np.float32),
     )

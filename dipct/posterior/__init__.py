@@ -5,6 +5,7 @@ from dipct.posterior.edge_variances import edge_variances_of_gram as edge_varian
 from dipct.posterior.edge_variances import probed_edge_variances as probed_edge_variances
 from dipct.posterior.evidence import ExactEvidence as ExactEvidence
 from dipct.posterior.evidence import Factorisation as Factorisation
+from dipct.posterior.evidence import GramEvidence as GramEvidence
 from dipct.posterior.evidence import Valued as Valued
 from dipct.posterior.evidence import factorise as factorise
 from dipct.posterior.evidence_at_weights import EvidenceAtWeights as EvidenceAtWeights
@@ -18,8 +19,11 @@ from dipct.posterior.expectation_maximisation import (
 from dipct.posterior.g_prior import GPrior as GPrior
 from dipct.posterior.g_prior import probed_column_mean_square as probed_column_mean_square
 from dipct.posterior.gram import gram_matrices as gram_matrices
+from dipct.posterior.gram import gram_working_bytes as gram_working_bytes
 from dipct.posterior.gram import recomputed_gram_matrices as recomputed_gram_matrices
+from dipct.posterior.hyperparameter_space import HyperparameterSpace as HyperparameterSpace
 from dipct.posterior.linear_weights import LinearisedGenerator as LinearisedGenerator
+from dipct.posterior.linear_weights import LinearWeights as LinearWeights
 from dipct.posterior.linear_weights import linear_weights as linear_weights
 from dipct.posterior.linearised_model import LinearisedModel as LinearisedModel
 from dipct.posterior.linearised_model import NetworkPasses as NetworkPasses

@@ -1,17 +1,16 @@
 """The evidence of the hyper-parameters, exactly: a Gaussian density of the data."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dipct.errors import ConvergenceError, ShapeError
+from dipct.posterior.hyperparameter_space import HyperparameterSpace
 from dipct.posterior.weight_prior import WeightPrior
 from dipct.shapes import check_shape
-
-NOISE_BOUNDS = (-10.0, 10.0)
-"""Of the logarithm of the factor of the noise variance."""
 
 _ROWS_AT_ONCE = 512
 _JITTERS = (0.0, *(10.0**power for power in range(-12, -2)))
@@ -58,12 +57,10 @@ class Valued:
     jitter: float = 0.0
 
 
-class ExactEvidence:
-    """``log N(residual; 0, K)`` with ``K = sum over k of c_k(phi) G_k + f V``.
+class GramEvidence(HyperparameterSpace, ABC):
+    """A log-density of the data with the covariance ``K = sum over k of c_k(phi) G_k + f V``.
 
-    The marginal likelihood of the linear model: its mode needs not be found, for the weights are
-    integrated out (MacKay, Neural Computation 4, 1992; Rasmussen & Williams, eq. 5.8 and 5.9). The
-    last hyper-parameter is the logarithm of the factor f of the noise variance V.
+    The last hyper-parameter is the logarithm of the factor f of the noise variance V.
 
     Args:
         prior: of the weights.
@@ -86,23 +83,10 @@ class ExactEvidence:
                 f"({prior.n_components}, {m}, {m}) and the noise variance ({m},); got "
                 f"{tuple(gram.shape)} and {tuple(noise_variance.shape)}."
             )
-        self.prior, self.gram = prior, gram
+        super().__init__(prior)
+        self.gram = gram
         self.residual = residual.to(gram.device, torch.float64)
         self.noise_variance = noise_variance.to(gram.device, torch.float64)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the hyper-parameters."""
-        return (*self.prior.names, "noise")
-
-    def initial(self) -> Tensor:
-        """Hyper-parameters to begin with: the prior's, and noise as it is, float64 [H]."""
-        first = self.prior.initial()
-        return torch.cat([first, first.new_zeros(1)])
-
-    def bounds(self) -> list[tuple[float, float]]:
-        """Lowest and highest value of each hyper-parameter."""
-        return [*self.prior.bounds(), NOISE_BOUNDS]
 
     @property
     def n_data(self) -> int:
@@ -128,12 +112,6 @@ class ExactEvidence:
     def factorise(self, phi: Tensor) -> Factorisation:
         """Cholesky factor of the covariance."""
         return factorise(self.covariance(phi))
-
-    def log_density_of(self, found: Factorisation) -> float:
-        """The evidence [nat] from the factor of the covariance, without its gradient."""
-        misfit = float(self.residual @ found.solve(self.residual[None])[0])
-        constant = len(self.residual) * math.log(2 * math.pi)
-        return -(misfit + float(found.log_det) + constant) / 2
 
     def __call__(self, phi: Tensor) -> Valued:
         """The evidence and its gradient.
@@ -162,13 +140,30 @@ class ExactEvidence:
         parts = {"log evidence": value, "log determinant": log_det, "misfit": misfit}
         return Valued(value, gradient - change / 2, parts, found.jitter)
 
+    @abstractmethod
     def _misfit(self, phi: Tensor, found: Factorisation) -> tuple[float, Tensor, Tensor | None]:
-        """What the evidence has of the data, ``residual^T K^-1 residual``.
+        """What the density has of the data, beside the determinant.
 
         Returns:
             Its value; its gradient [H] except for what K contributes; and for that a vector u
             [m], if any, where its derivative is ``- u^T dK u``.
         """
+
+
+class ExactEvidence(GramEvidence):
+    """``log N(residual; 0, K)``: the marginal likelihood of the linear model.
+
+    Its mode needs not be found, for the weights are integrated out (MacKay, Neural Computation 4,
+    1992; Rasmussen & Williams, eq. 5.8 and 5.9). Arguments as :class:`GramEvidence`.
+    """
+
+    def log_density_of(self, found: Factorisation) -> float:
+        """The evidence [nat] from the factor of the covariance, without its gradient."""
+        misfit = float(self.residual @ found.solve(self.residual[None])[0])
+        constant = len(self.residual) * math.log(2 * math.pi)
+        return -(misfit + float(found.log_det) + constant) / 2
+
+    def _misfit(self, phi: Tensor, found: Factorisation) -> tuple[float, Tensor, Tensor | None]:
         solution = found.solve(self.residual[None])[0]
         return float(self.residual @ solution), torch.zeros_like(phi).double().cpu(), solution
 

@@ -3,21 +3,20 @@
 import torch
 from torch import Tensor
 
-from dipct.posterior.evidence import ExactEvidence, Factorisation
+from dipct.posterior.evidence import Factorisation, GramEvidence
 from dipct.posterior.linearised_model import LinearisedModel
 from dipct.posterior.weight_prior import WeightPrior
 from dipct.shapes import check_shape
 
 
-class EvidenceAtWeights(ExactEvidence):
+class EvidenceAtWeights(GramEvidence):
     """``- (|y - A f|^2 / (f V) + w^T Sigma^-1 w + log det K + m log 2 pi) / 2`` at weights w.
 
     Laplace's approximation with the misfit of the network's image and the norm of the linear
     model's weights (Antoran et al., arXiv 2203.00479, eq. 11). It is a lower bound of the
     evidence where the misfit is that of w itself, and equal to it only where w is the mode for
-    these hyper-parameters: else, as here, w belongs to the hyper-parameters at which it was
-    found, and holds the variances near them. To compare with published numbers;
-    :class:`ExactEvidence` needs no weights.
+    these hyper-parameters; weights that stay the same while hyper-parameters change are not. To
+    compare with published numbers; :class:`dipct.posterior.ExactEvidence` needs no weights.
 
     Args:
         prior: of the weights.

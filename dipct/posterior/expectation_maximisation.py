@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipct.posterior.evidence import NOISE_BOUNDS, Factorisation
+from dipct.posterior.evidence import Factorisation
+from dipct.posterior.hyperparameter_space import HyperparameterSpace
 from dipct.posterior.posterior import DataJacobian
 from dipct.posterior.total_variation_prior import TotalVariationPrior
 from dipct.posterior.tuning import Tuning, bounded, degenerate_blocks, fixed_bounds
@@ -162,10 +163,13 @@ def tune_by_expectation_maximisation(
 
     Returns:
         The hyper-parameters, with a trace.
+
+    Raises:
+        ConvergenceError: a covariance of the data that is not positive definite.
     """
     phi = initial.double().cpu()
     start, records, change, norm = phi.clone(), [], math.inf, math.inf
-    bounds = fixed_bounds([*prior.bounds(), NOISE_BOUNDS], names, phi, fixed)
+    bounds = fixed_bounds(HyperparameterSpace(prior).bounds(), names, phi, fixed)
     low, high = torch.tensor(bounds, dtype=torch.float64).T
     for iteration in range(iterations):
         found = covariance.factorise(phi)

@@ -26,12 +26,7 @@ class GPrior(WeightPrior):
         parameters: convolution weights, in the order of the vector of weights.
         column_mean_square: mean over the data of the squared Jacobian, [W].
         variance: g at first.
-
-    Attributes:
-        advice: what to know about its scales; empty if all is well.
     """
-
-    advice: str = ""
 
     def __init__(
         self,

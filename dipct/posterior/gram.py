@@ -71,9 +71,7 @@ def _fill(result: Tensor, columns: Tensor, group: FilterGroup) -> None:
     """
     m, p = len(columns), group.positions
     basis = _square_basis(p).to(result.device)
-    structures = basis @ group.structures.to(basis) @ basis.mT
-    is_needed = (structures.abs() > _ROUNDING).any(0)
-    pairs = [(i, j) for i in range(p) for j in range(i + 1) if is_needed[i, j]]
+    structures, pairs = _rotated(group, basis)
     products = basis.new_zeros(len(pairs), m, m)
     step = max(1, _BYTES_AT_ONCE // (m * p * products.element_size()))
     for start in range(0, group.filters, step):
@@ -81,7 +79,8 @@ def _fill(result: Tensor, columns: Tensor, group: FilterGroup) -> None:
         # Moved before it is widened, not after.
         block = columns[:, part].to(products.device).to(products.dtype)
         if group.scale is not None:
-            block *= group.scale[part].to(block)
+            # Not in place: it may be the caller's.
+            block = block * group.scale[part].to(block)
         rotated = torch.einsum("ap,mfp->amf", basis, block.unflatten(1, (-1, p)))
         for (i, j), product in zip(pairs, products, strict=True):
             _add_symmetric_product(product, rotated[i], None if i == j else rotated[j])
@@ -89,6 +88,20 @@ def _fill(result: Tensor, columns: Tensor, group: FilterGroup) -> None:
         coefficients = torch.stack([structure[pair] for pair in pairs])
         lower = torch.einsum("k,kij->ij", coefficients, products).tril()
         matrix.copy_(lower + lower.tril(-1).mT)
+
+
+def _rotated(group: FilterGroup, basis: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Structures in another basis, [R p p], and where any of them is not zero."""
+    structures = basis @ group.structures.to(basis) @ basis.mT
+    is_needed, p = (structures.abs() > _ROUNDING).any(0), group.positions
+    return structures, [(i, j) for i in range(p) for j in range(i + 1) if is_needed[i, j]]
+
+
+def gram_working_bytes(groups: Sequence[FilterGroup], n_rows: int) -> int:
+    """Bytes that :func:`gram_matrices` takes beside its result and the Jacobian."""
+    products = max(len(_rotated(g, _square_basis(g.positions))[1]) for g in groups)
+    largest = 8 * n_rows * max(group.size for group in groups)
+    return 8 * products * n_rows**2 + 2 * min(_BYTES_AT_ONCE, largest)
 
 
 def _add_symmetric_product(total: Tensor, one: Tensor, other: Tensor | None) -> None:

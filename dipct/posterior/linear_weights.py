@@ -1,5 +1,7 @@
 """The weights of the linear model that explain the data: its own fit, beside the network's."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from dipct.errors import ConfigurationError, ConvergenceError
@@ -12,6 +14,21 @@ from dipct.solver import Adam, GeneratorFit, IterationState, LastIterate, Status
 # As published.
 _ITERATIONS, _LEARNING_RATE, _WEIGHT_DECAY = 1000, 1e-4, 1e-6
 _EVERY = 50
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class LinearWeights:
+    """Weights that were fitted in the linear model.
+
+    Attributes:
+        weights: [W].
+        gradient: length of the gradient that is left, over the lengths of those of the data and of
+            everything else together: zero at the minimum.
+    """
+
+    weights: Tensor
+    gradient: float
 
 
 class LinearisedGenerator(Generator):
@@ -42,7 +59,7 @@ def linear_weights(
     learning_rate: float = _LEARNING_RATE,
     weight_decay: float = _WEIGHT_DECAY,
     report: Report | None = None,
-) -> Tensor:
+) -> LinearWeights:
     """Fit the weights of the linear model as those of the network were fitted.
 
     The network's weights minimise the loss of the network, not that of its linearisation: where
@@ -63,7 +80,7 @@ def linear_weights(
         report: called with iterations done and in all.
 
     Returns:
-        [W].
+        The weights, wherever they have got to.
 
     Raises:
         ConfigurationError: no iterations, or settings that Adam refuses.
@@ -101,4 +118,9 @@ def linear_weights(
             f"The weights of the linear model diverged at a learning rate of {learning_rate}; take "
             "a smaller one."
         )
-    return solution.state.tensors["theta"]
+    weights = solution.state.tensors["theta"]
+    left = fit.loss.differentiate(weights).gradient + weight_decay * weights
+    error = (model.operator(generator(weights)) - data).flatten() / model.noise_variance
+    of_data = fit.loss.scale * model.to_weights(error[None])[0]
+    size = of_data.norm() + (left - of_data).norm()
+    return LinearWeights(weights, float(left.norm() / size.clamp(min=_TINY)))

@@ -35,7 +35,7 @@ class MaternPrior(WeightPrior):
         parameters: convolution weights, in the order of the vector of weights: those of a block
             together.
         smoothness: nu of the Matern covariance.
-        variance: of every block at first.
+        variance: of every block at first, unless that is below the lowest.
         length_scale: of every block at first [pixel].
         lowest_variance: of every block. The evidence of a single scan tends to switch blocks off
             altogether, and then knows more than it can: a floor keeps each of them in doubt.
@@ -66,7 +66,7 @@ class MaternPrior(WeightPrior):
                 f"{lowest_variance}."
             )
         self.smoothness, self.lowest_variance = smoothness, lowest_variance
-        self._first = (math.log(variance), math.log(length_scale))
+        self._first = (math.log(max(variance, lowest_variance)), math.log(length_scale))
         groups, names, self._distances = [], [], []
         for group, distances in _groups(parameters):
             groups.append(group)

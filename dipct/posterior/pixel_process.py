@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dipct.errors import ConvergenceError, ShapeError
 from dipct.operator.base import LinearOperator
-from dipct.posterior.evidence import NOISE_BOUNDS, Valued, factorise
+from dipct.posterior.evidence import Valued, factorise
+from dipct.posterior.hyperparameter_space import NOISE_BOUNDS
 from dipct.posterior.posterior import GaussianImage
 from dipct.posterior.tuning import tune
 
@@ -27,6 +28,7 @@ class PixelProcess(GaussianImage):
         operator: A, linear.
         data: y, [*operator.range_shape].
         noise_variance: of each datum, up to a factor that the evidence chooses, [*range_shape].
+        report: called after every iteration of the tuning with its number and figures.
 
     Attributes:
         tuning: the hyper-parameters and their evidence.
@@ -97,7 +99,10 @@ class _PixelEvidence:
         covariance = self.data_covariance(self.prior_covariance(variable), variable)
         factor, info = torch.linalg.cholesky_ex(covariance)
         if int(info):
-            raise ConvergenceError("The covariance of the data is not positive definite.")
+            raise ConvergenceError(
+                "The covariance of the data is not positive definite: the noise variance is too "
+                "small beside the signal. Give a larger one."
+            )
         white = torch.linalg.solve_triangular(factor, self.data[:, None], upper=False)
         log_det = 2 * factor.diagonal().log().sum()
         misfit, constant = white.square().sum(), self.n_data * math.log(2 * math.pi)

@@ -14,7 +14,7 @@ from dipct.linalg import (
     log_determinant,
     low_rank_plus_diagonal,
 )
-from dipct.posterior.evidence import NOISE_BOUNDS
+from dipct.posterior.hyperparameter_space import HyperparameterSpace
 from dipct.posterior.posterior import DataJacobian
 from dipct.posterior.weight_prior import WeightPrior
 from dipct.shapes import check_shape
@@ -56,7 +56,7 @@ class EvidenceEstimate:
     solution: LinearSolution
 
 
-class StochasticEvidence:
+class StochasticEvidence(HyperparameterSpace):
     """``log N(residual; 0, K)`` and its gradient from products with ``K`` alone.
 
     Traces are estimated with probes drawn from a preconditioner P of K, ``tr K^-1 dK = E[(K^-1
@@ -94,25 +94,12 @@ class StochasticEvidence:
     ) -> None:
         check_shape(residual, "m", name="The residual")
         check_shape(noise_variance, "m", name="The noise variance", m=len(residual))
-        self.prior, self.products = prior, products
+        super().__init__(prior)
+        self.products = products
         self.residual, self.noise_variance = residual, noise_variance.to(residual)
         self.probes, self.rank = probes, min(rank, max(1, len(residual) // 2))
         self.tolerance, self.max_iterations = tolerance, max_iterations
         self.product_dtype = product_dtype
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the hyper-parameters."""
-        return (*self.prior.names, "noise")
-
-    def initial(self) -> Tensor:
-        """Hyper-parameters to begin with: the prior's, and noise as it is, float64 [H]."""
-        first = self.prior.initial()
-        return torch.cat([first, first.new_zeros(1)])
-
-    def bounds(self) -> list[tuple[float, float]]:
-        """Lowest and highest value of each hyper-parameter."""
-        return [*self.prior.bounds(), NOISE_BOUNDS]
 
     def scaled_initial(self, *, seed: int) -> Tensor:
         """:meth:`initial` with all variances scaled so that the signal is as large as the data.

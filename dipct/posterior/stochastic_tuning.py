@@ -116,7 +116,7 @@ def tune_stochastically(
         changed, at["averages"] = optimiser.update(phi, at["averages"], -gradient, step)
         at["phi"] = torch.where(free, torch.minimum(torch.maximum(changed, low), high), phi)
         if keep is not None:
-            keep(at)
+            keep(copy.deepcopy(at))
         if report is not None:
             report(step + 1, records[-1])
     phi = at["phi"]

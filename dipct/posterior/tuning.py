@@ -245,14 +245,13 @@ def bounded(names: Sequence[str], phi: Tensor, bounds: Sequence[tuple[float, flo
     for name, at, (low, high) in zip(names, phi.tolist(), bounds, strict=True):
         if low == high or name.endswith("length scale") or low + _AT_BOUND < at < high - _AT_BOUND:
             continue
-        is_off = name.endswith("variance") and at < high - _AT_BOUND
+        is_off = name.endswith(" variance") and at < high - _AT_BOUND
         (off if is_off else others).append(name)
     found = []
-    if 2 * len(off) > sum(name.endswith("variance") for name in names):
+    if 2 * len(off) > sum(name.endswith(" variance") for name in names):
         found.append(
-            f"At the lowest value allowed: {', '.join(off)}. Most of the network adds next to "
-            "nothing to the uncertainty; where a total variation prior is the reason, compare with "
-            "a smaller weight of it, or with the evidence alone."
+            f"At the lowest value allowed: {', '.join(off)}. Their share of the uncertainty is "
+            "that bound's choice and not the data's; compare with another lowest variance."
         )
     if others:
         ends = ", ".join(others)

@@ -78,7 +78,10 @@ class WeightPrior(ABC):
         groups: as given.
         names: as given.
         size: number of weights.
+        advice: what to know about it; empty if all is well.
     """
+
+    advice: str = ""
 
     def __init__(self, groups: Sequence[FilterGroup], names: Sequence[str]) -> None:
         end = 0
