@@ -30,6 +30,8 @@ from dipct.measurement import (
     VectorGeometry,
 )
 from dipct.operator import (
+    LOGITS,
+    FeatureOperator,
     Gradient,
     Identity,
     Jacobian,
@@ -471,6 +473,39 @@ def _restricted():
     yield Entry("singular values, rank 2", lambda t: singular_values(t, 2), _FLOAT64)
 
 
+class SmoothClassifier(torch.nn.Module):
+    """A classifier without kinks, with an activation that writes into its input."""
+
+    def __init__(self):
+        super().__init__()
+        random = torch.Generator().manual_seed(15)
+        self.first = torch.nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.activation = torch.nn.SiLU(inplace=True)
+        self.second = torch.nn.Conv2d(4, 3, 3, stride=2)
+        self.head = torch.nn.Linear(3, 5)
+        with torch.no_grad():
+            for values in self.parameters():
+                values.copy_(0.5 * torch.randn(values.shape, generator=random))
+            self.norm.running_mean += 0.1
+            self.norm.running_var += 0.3
+
+    def forward(self, x):
+        hidden = self.activation(self.norm(self.first(x)))
+        return self.head(torch.tanh(self.second(hidden)).mean((2, 3)))
+
+
+def _features():
+    for layers in (("activation",), ("norm", "second", LOGITS)):
+        yield Entry(
+            f"features {', '.join(layers)}",
+            lambda t, n=layers: FeatureOperator(
+                SmoothClassifier().to(t), n, (2, 6, 7), mean=(0.4, 0.5), std=(0.2, 0.3)
+            ),
+            _FLOAT64,
+        )
+
+
 def _generators():
     # In float32 a step is either large enough to cross kinks or lost in rounding.
     for name, (network, shape) in _NETWORKS.items():
@@ -501,7 +536,10 @@ def _generators():
     )
 
 
-ENTRIES = {e.name: e for e in (*_rays(), *_algebra(), *_others(), *_generators(), *_restricted())}
+ENTRIES = {
+    e.name: e
+    for e in (*_rays(), *_algebra(), *_others(), *_generators(), *_restricted(), *_features())
+}
 
 
 @cache

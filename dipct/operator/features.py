@@ -1,0 +1,243 @@
+"""Hidden features of a classifier as a forward operator: nonlinear, with the usual interface."""
+
+import copy
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dipct.device import find_device
+from dipct.errors import ConfigurationError, ShapeError
+from dipct.operator.base import Operator
+from dipct.shapes import check_shape
+
+LOGITS = "logits"
+"""Name of the output of a classifier among its layers."""
+
+_NEAR_NAMES = 5
+
+
+class FeatureOperator(Operator):
+    """Features of an image in some layers of a classifier, from one pass.
+
+    ``Psi(x)``: outputs of the layers at the image ``(x - mean) / std``, one after the other as one
+    vector; :meth:`split` takes it apart (Mahendran & Vedaldi, CVPR 2015). The pass ends at the
+    last layer that is asked for.
+
+    The operator has a copy of the model, in evaluation mode and without in-place activations: it
+    does not depend on what is done to the model later, nor changes it.
+
+    Args:
+        model: maps images [N C H W] to logits [N K].
+        layers: names of modules as in ``model.named_modules()``, and ``logits`` for the output.
+        image_shape: [C H W] of one image.
+        mean: what is subtracted from each channel before the model; default: nothing.
+        std: what it is then divided by; default: one.
+
+    Attributes:
+        layers: as given.
+        shapes: shape of the features of one image in each layer, by name.
+
+    Raises:
+        ConfigurationError: no layer, one that the model does not have or does not pass through
+            exactly once, or an impossible normalisation.
+        ShapeError: the model does not take such images, or does not give one row of numbers for
+            each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        image_shape: tuple[int, int, int],
+        *,
+        mean: Sequence[float] | Tensor | None = None,
+        std: Sequence[float] | Tensor | None = None,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.domain_shape = tuple(image_shape)
+        self._model = _frozen(model)
+        like = next(_floating_tensors(self._model), torch.zeros(()))
+        self._mean, self._std = _normalisation(mean, std, self.domain_shape, like)
+        _check_layers(self._model, self.layers)
+        found = self._check_pass(like)
+        self.shapes = {name: tuple(values.shape[1:]) for name, values in found.items()}
+        self._sizes = [int(torch.Size(self.shapes[name]).numel()) for name in self.layers]
+        self.range_shape = (sum(self._sizes),)
+
+    def split(self, features: Tensor) -> dict[str, Tensor]:
+        """Features by layer.
+
+        Args:
+            features: [... *range_shape].
+
+        Returns:
+            [... *shapes[name]] by name.
+        """
+        check_shape(features, "... N", name="The features", N=self.range_shape[0])
+        parts = features.split(self._sizes, dim=-1)
+        return {
+            name: part.reshape(*part.shape[:-1], *self.shapes[name])
+            for name, part in zip(self.layers, parts, strict=True)
+        }
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """See :meth:`dipct.operator.Operator.to`."""
+        moved = super().to(device, dtype)
+        place = None if device is None else find_device(device)
+        moved._model = copy.deepcopy(self._model).to(device=place, dtype=dtype)
+        return moved
+
+    def _apply(self, x: Tensor) -> Tensor:
+        batch = tuple(x.shape[: x.ndim - 3])
+        images = x.reshape(-1, *self.domain_shape)
+        if len(images) == 0:
+            return x.new_zeros((*batch, *self.range_shape))
+        found = self._features(images)
+        joined = torch.cat([found[name].flatten(1) for name in self.layers], dim=1)
+        return joined.reshape(*batch, *self.range_shape)
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        """Features [N ...] by layer; the hooks are there for this call only."""
+        found: dict[str, Tensor] = {}
+        hidden = [name for name in self.layers if name != LOGITS]
+        modules = dict(self._model.named_modules())
+        stops = LOGITS not in self.layers
+
+        def hook(name: str) -> Callable[..., None]:
+            def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+                # A copy: what follows may write into it.
+                found[name] = output.clone()
+                if stops and len(found) == len(hidden):
+                    raise _Done
+
+            return keep
+
+        handles = [modules[name].register_forward_hook(hook(name)) for name in hidden]
+        try:
+            output = self._model((images - self._mean) / self._std)
+        except _Done:
+            return found
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not stops:
+            found[LOGITS] = output
+        return found
+
+    def _check_pass(self, like: Tensor) -> dict[str, Tensor]:
+        """Features of two black images, after checking what the model does with them."""
+        images = torch.zeros(2, *self.domain_shape, dtype=like.dtype, device=like.device)
+        counts = dict.fromkeys((name for name in self.layers if name != LOGITS), 0)
+        kinds: dict[str, str] = {}
+        modules = dict(self._model.named_modules())
+
+        def hook(name: str) -> Callable[..., None]:
+            def count(module: nn.Module, inputs: Any, output: Any) -> None:
+                counts[name] += 1
+                is_batch = isinstance(output, Tensor) and output.shape[:1] == (2,)
+                if not is_batch:
+                    kinds[name] = type(output).__name__
+
+            return count
+
+        handles = [modules[name].register_forward_hook(hook(name)) for name in counts]
+        try:
+            with torch.no_grad():
+                output = self._model((images - self._mean) / self._std)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ShapeError(
+                f"The model does not take images of shape {self.domain_shape}: {error}. Give the "
+                "image_shape (channels, rows, columns) that it was trained with."
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
+            what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ShapeError(
+                "The model must map images [N C H W] to logits [N K]; for two images it gave "
+                f"{what}. Wrap it in a module that returns the logits."
+            )
+        for name, number in counts.items():
+            if number != 1:
+                raise ConfigurationError(
+                    f"The model goes through layer {name} {number} times in one pass; features "
+                    "are taken of layers that it goes through once. Name the module around it."
+                )
+            if name in kinds:
+                raise ConfigurationError(
+                    f"Layer {name} gives a {kinds[name]}, not one tensor with a row for each "
+                    "image. Name a layer inside it."
+                )
+        with torch.no_grad():
+            return self._features(images)
+
+
+class _Done(Exception):
+    """All features are there."""
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """A copy that only maps."""
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(
+            f"The classifier must be a torch.nn.Module; got {type(model).__name__}."
+        )
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in frozen.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return frozen
+
+
+def _floating_tensors(model: nn.Module) -> Any:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            yield tensor
+
+
+def _check_layers(model: nn.Module, layers: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_modules() if name]
+    if not layers or len(set(layers)) != len(layers):
+        raise ConfigurationError(
+            f"Give one or more layers, each once; got {list(layers)}. The model has: "
+            f"{', '.join([*names, LOGITS])}."
+        )
+    for layer in layers:
+        if layer != LOGITS and layer not in names:
+            near = difflib.get_close_matches(layer, [*names, LOGITS], n=_NEAR_NAMES, cutoff=0.4)
+            hint = f"Near names: {', '.join(near)}." if near else f"It has: {', '.join(names)}."
+            raise ConfigurationError(f"The model has no layer {layer!r}. {hint}")
+    if LOGITS in layers and LOGITS in names:
+        raise ConfigurationError(
+            f"The model has a module named {LOGITS}, which is the name of its output here. Rename "
+            "the module."
+        )
+
+
+def _normalisation(
+    mean: Sequence[float] | Tensor | None,
+    std: Sequence[float] | Tensor | None,
+    image_shape: tuple[int, ...],
+    like: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Both as [C 1 1]."""
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ShapeError(f"image_shape must be (channels, rows, columns); got {image_shape}.")
+    channels, found = image_shape[0], []
+    for name, given, default in (("mean", mean, 0.0), ("std", std, 1.0)):
+        values = torch.as_tensor([default] * channels if given is None else given)
+        values = values.detach().to(like.device, like.dtype).flatten()
+        is_right = len(values) == channels and bool(torch.isfinite(values).all())
+        if not is_right or (name == "std" and not bool((values > 0).all())):
+            raise ConfigurationError(
+                f"{name} must have one finite number for each of the {channels} channels"
+                f"{', above zero' if name == 'std' else ''}; got {values.tolist()}."
+            )
+        found.append(values.reshape(-1, 1, 1))
+    return found[0], found[1]
