@@ -160,10 +160,10 @@ def test_no_gradient_goes_to_the_losses():
         ranking_loss(torch.zeros(3), torch.zeros(3), variant="s2")
 
 
+@torch.no_grad()
 def test_the_kernel_is_one_at_a_centroid_and_falls_with_distance():
     head = CentroidHead(4, 3, centroid_size=4, length_scale=0.5).double()
-    with torch.no_grad():
-        head.weight.copy_(torch.eye(4, dtype=F64)[:, None].expand(4, 3, 4))
+    head.weight.copy_(torch.eye(4, dtype=F64)[:, None].expand(4, 3, 4))
     features = head.centroids[:, 1][None].clone()
     assert float(head(features)[0, 1]) == pytest.approx(1.0)
     shifted = features + torch.tensor([0.6, 0, 0, 0], dtype=F64)
