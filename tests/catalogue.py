@@ -14,6 +14,7 @@ from scipy import sparse
 
 from dipct.generator import (
     DeepDecoder,
+    ImplicitNetwork,
     NetworkGenerator,
     PixelImage,
     SingularValues,
@@ -431,6 +432,9 @@ _NETWORKS = {
     "U-Net, nearest": (UNet((4, 4), (0, 1), upsampling="nearest"), (5, 6)),
     "U-Net, two input channels": (UNet((4, 4), (0, 2), in_channels=2), (6, 5)),
     "deep decoder": (DeepDecoder(3, 3, image_shape=(7, 10)), (7, 10)),
+    "U-Net, colours": (UNet((4, 4), (0, 1), out_channels=3, output="sigmoid"), (6, 5)),
+    "deep decoder, colours": (DeepDecoder(3, 2, out_channels=2, output="identity"), (6, 8)),
+    "implicit network": (ImplicitNetwork(6, 5, 2, out_channels=3, frequency=2.0), (4, 5)),
 }
 
 

@@ -920,7 +920,7 @@ def test_images_outside_the_sigmoid_are_refused(bad):
 
 def test_pixel_images_refuse_what_does_not_fit():
     generator = PixelImage((1, 2, 3))
-    for shape in ((2, 3), (2, 2, 3), (1, 0, 3), (1, 2, 3, 4, 5), ()):
+    for shape in ((2, 3), (2, 1, 2, 3), (1, 0, 3), (1, 2, 3, 4, 5), ()):
         with pytest.raises(ShapeError, match="image_shape must be"):
             PixelImage(shape)
     for wrong in (torch.zeros(2, 3), torch.zeros(1, 3, 2), torch.zeros(6)):

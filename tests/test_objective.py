@@ -457,7 +457,7 @@ def test_terms_refuse_images_of_another_shape():
         for term in (data, variation):
             with pytest.raises(ShapeError):
                 term.value(image.double())
-    for shape in ((4, 5), (2, 4, 5), (1, 1, 3, 4, 5)):
+    for shape in ((4, 5), (2, 3, 4, 5), (1, 1, 3, 4, 5)):
         with pytest.raises(ShapeError):
             TotalVariation(shape)
     # Projections of another shape than the operator's.

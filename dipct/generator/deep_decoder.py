@@ -18,7 +18,8 @@ class DeepDecoder(Network):
     A level mixes the channels of every pixel (1 x 1 convolution without bias), doubles the image
     by bilinear interpolation, and applies ReLU and a normalisation of each channel over its
     pixels with affine parameters; the last level keeps the size. One more mixture makes the
-    image. With k channels and d levels these are ``d k^2 + 2 d k + k`` parameters.
+    image. With k channels and d levels these are ``d k^2 + 2 d k + k`` parameters for an image of
+    one channel.
 
     The input is small: its sides are those of the image divided by ``2^(levels - 1)`` and rounded
     up. Where that leaves a remainder, a level whose doubled image is larger than needed drops its
@@ -29,6 +30,7 @@ class DeepDecoder(Network):
     Args:
         channels: channels of the input and of every level.
         levels: number of levels, one more than there are doublings.
+        out_channels: channels of the image.
         image_shape: rows and columns of the image; needed only if ``2^(levels - 1)`` does not
             divide them, since the input alone does not say how much is to be dropped.
         output: what follows the last convolution; a sigmoid as published.
@@ -45,17 +47,19 @@ class DeepDecoder(Network):
         channels: int = 128,
         levels: int = 6,
         *,
+        out_channels: int = 1,
         image_shape: tuple[int, int] | None = None,
         output: Output = "sigmoid",
     ) -> None:
-        if channels < 1 or levels < 1:
+        if min(channels, levels, out_channels) < 1:
             raise ConfigurationError(
-                "A deep decoder needs one channel and one level or more; got "
-                f"channels={channels} and levels={levels}."
+                "A deep decoder needs one channel, level and output channel or more; got "
+                f"channels={channels}, levels={levels} and out_channels={out_channels}."
             )
         if output not in ("identity", "sigmoid"):
             raise ConfigurationError(f"output must be identity or sigmoid; got {output!r}.")
-        self.in_channels, self.levels, self.output = channels, levels, output
+        self.in_channels, self.out_channels = channels, out_channels
+        self.levels, self.output = levels, output
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.parameters = tuple(self._list_parameters())
         if image_shape is not None:
@@ -122,5 +126,5 @@ class DeepDecoder(Network):
                 Parameter(f"{block}.normalisation_1.weight", (k,), block, Kind.NORMALISATION),
                 Parameter(f"{block}.normalisation_1.bias", (k,), block, Kind.NORMALISATION),
             ]
-        last = Parameter("outc.convolution_1.weight", (1, k, 1, 1), "outc", Kind.CONVOLUTION)
-        return [*found, last]
+        shape = (self.out_channels, k, 1, 1)
+        return [*found, Parameter("outc.convolution_1.weight", shape, "outc", Kind.CONVOLUTION)]

@@ -23,11 +23,13 @@ class Network(ABC):
     Attributes:
         parameters: its parameters, in the order of the flat vector.
         in_channels: channels of the input.
+        out_channels: channels of the image.
         last_block: name of the block that makes the image.
     """
 
     parameters: tuple[Parameter, ...]
     in_channels: int
+    out_channels: int = 1
     last_block: str
 
     @abstractmethod
@@ -39,7 +41,7 @@ class Network(ABC):
             z: inputs, [N C *input].
 
         Returns:
-            [N 1 H W].
+            [N out_channels H W].
         """
 
     @abstractmethod
@@ -107,7 +109,7 @@ class NetworkGenerator(Generator):
                 f"input [... {' '.join(map(str, wanted))}]; got {tuple(z.shape)}."
             )
         self.network, self.z, self.precision = network, z, precision
-        self._set_spaces(network.parameters, (1, *image_shape))
+        self._set_spaces(network.parameters, (network.out_channels, *image_shape))
         self._check_precision()
 
     def _check_precision(self) -> None:
@@ -179,7 +181,7 @@ def apply_network(
         precision: of the computation, see :class:`NetworkGenerator`.
 
     Returns:
-        [N 1 H W], in the type of theta.
+        [N out_channels H W], in the type of theta.
     """
     layout = ParameterLayout(network.parameters)
     # Contiguous: torch has no forward derivative of a group norm in channels-last memory.

@@ -29,7 +29,7 @@ class PixelImage(Generator):
     Block: ``pixels``.
 
     Args:
-        image_shape: [1 H W] or [1 Z H W].
+        image_shape: [C H W] or [1 Z H W].
         output: identity or sigmoid.
 
     Raises:
@@ -45,8 +45,9 @@ class PixelImage(Generator):
 
     def __init__(self, image_shape: tuple[int, ...], *, output: Output = "identity") -> None:
         shape = tuple(image_shape)
-        if len(shape) not in (3, 4) or shape[0] != 1 or min(shape) < 1:
-            raise ShapeError(f"image_shape must be (1, H, W) or (1, Z, H, W); got {shape}.")
+        is_volume = len(shape) == 4
+        if len(shape) not in (3, 4) or min(shape) < 1 or (is_volume and shape[0] != 1):
+            raise ShapeError(f"image_shape must be (C, H, W) or (1, Z, H, W); got {shape}.")
         if output not in ("identity", "sigmoid"):
             raise ConfigurationError(f"output must be identity or sigmoid; got {output!r}.")
         self._set_spaces([Parameter("pixels.values", shape, "pixels", Kind.PIXELS)], shape)

@@ -40,6 +40,7 @@ class UNet(Network):
         skip_channels: channels of the skip connection of each scale, taken from the end: the
             last entries belong to the coarsest scales that have one; the first is never used.
         in_channels: channels of the input.
+        out_channels: channels of the image.
         normalisation: whether group normalisation follows every convolution but the last.
         output: what follows the last convolution.
         ceiling: largest value of a sigmoid.
@@ -57,6 +58,7 @@ class UNet(Network):
         skip_channels: Sequence[int],
         *,
         in_channels: int = 1,
+        out_channels: int = 1,
         normalisation: bool = True,
         output: Output = "identity",
         ceiling: float = 1.0,
@@ -68,11 +70,15 @@ class UNet(Network):
                 f"{tuple(channels)} and {tuple(skip_channels)}."
             )
         groups = _DOWN_GROUPS if normalisation else 1
-        if in_channels < 1 or min(skip_channels) < 0 or any(c < 1 or c % groups for c in channels):
+        if (
+            min(in_channels, out_channels) < 1
+            or min(skip_channels) < 0
+            or any(c < 1 or c % groups for c in channels)
+        ):
             raise ConfigurationError(
-                f"Channels must be multiples of {groups}, skip channels zero or more and input "
-                f"channels one or more; got {tuple(channels)}, {tuple(skip_channels)} and "
-                f"{in_channels}."
+                f"Channels must be multiples of {groups}, skip channels zero or more, input "
+                f"and output channels one or more; got {tuple(channels)}, {tuple(skip_channels)}, "
+                f"{in_channels} and {out_channels}."
             )
         if output not in ("identity", "sigmoid") or upsampling not in ("bilinear", "nearest"):
             raise ConfigurationError(
@@ -83,7 +89,8 @@ class UNet(Network):
             raise ConfigurationError(f"ceiling must be positive and finite; got {ceiling}.")
         self.ceiling = ceiling
         self.channels, self.skip_channels = tuple(channels), tuple(skip_channels)
-        self.in_channels, self.normalisation = in_channels, normalisation
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.normalisation = normalisation
         self.output, self.upsampling = output, upsampling
         self.parameters = tuple(self._list_parameters())
 
@@ -129,7 +136,7 @@ class UNet(Network):
                 found += _norm(f"up_{i}", "normalisation_0", coarse + joined)
             found += self._layer(f"up_{i}", 1, coarse + joined, fine)
             found += self._layer(f"up_{i}", 2, fine, fine)
-        return found + _convolution("outc", "convolution_1", channels[0], 1, 1)
+        return found + _convolution("outc", "convolution_1", channels[0], self.out_channels, 1)
 
     def _layer(
         self, block: str, number: int, inputs: int, outputs: int, kernel: int = 3

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dipct.errors import ConfigurationError
+from dipct.errors import ConfigurationError, ShapeError
 from dipct.objective.fidelity import Fidelity
-from dipct.objective.total_variation import gradient_norm
+from dipct.objective.total_variation import channel_differences, gradient_norm
 from dipct.operator.base import Operator, check_same_shape
-from dipct.operator.gradient import Gradient
 
 
 class Term(ABC):
@@ -61,19 +60,24 @@ class TotalVariation(Term):
     """Total variation of an image or volume, see :func:`dipct.objective.gradient_norm`.
 
     Args:
-        image_shape: [1 H W] or [1 Z H W].
-        isotropic: Euclidean length of the differences of each pixel instead of their sum.
+        image_shape: [C H W] or [1 Z H W].
+        isotropic: Euclidean length of the differences of each pixel, of all channels together,
+            instead of their sum.
     """
 
     name = "total_variation"
 
     def __init__(self, image_shape: tuple[int, ...], *, isotropic: bool = False) -> None:
-        self._gradient = Gradient(image_shape)
-        self._ndim, self.isotropic = len(image_shape) - 1, isotropic
+        if len(image_shape) not in (3, 4) or (len(image_shape) == 4 and image_shape[0] != 1):
+            raise ShapeError(
+                f"Total variation needs a shape (C, H, W) or (1, Z, H, W); got {image_shape}."
+            )
+        self._image_shape, self.isotropic = tuple(image_shape), isotropic
+        self._ndim = len(image_shape) - 1
 
     def value(self, image: Tensor) -> Tensor:
         """See :meth:`Term.value`."""
-        differences = self._gradient(image)
+        differences = channel_differences(image, self._image_shape)
         return gradient_norm(differences, ndim=self._ndim, isotropic=self.isotropic)
 
 

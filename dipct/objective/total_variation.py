@@ -5,6 +5,7 @@ from torch import Tensor
 
 from dipct.errors import ShapeError
 from dipct.operator.gradient import Gradient
+from dipct.shapes import check_shape
 
 
 def total_variation(image: Tensor, *, isotropic: bool = False) -> Tensor:
@@ -14,31 +15,53 @@ def total_variation(image: Tensor, *, isotropic: bool = False) -> Tensor:
     the units of the image. Differentiable; where a difference is zero the subgradient 0 is used.
 
     Args:
-        image: [... 1 H W].
-        isotropic: Euclidean length of the difference vector of each pixel (Rudin, Osher &
-            Fatemi, Physica D 60, 1992) instead of the sum of its absolute components, the
-            default for tomography.
+        image: [... C H W].
+        isotropic: Euclidean length of the differences of each pixel, of all channels together
+            (Rudin, Osher & Fatemi, Physica D 60, 1992; Bresson & Chan, Inverse Probl. Imaging 2,
+            2008, for colours), instead of the sum of their absolute values, the default for
+            tomography.
 
     Returns:
         [...].
 
     Raises:
-        ShapeError: the image has no channel axis of size 1.
+        ShapeError: the image has no channel axis.
     """
     if image.ndim < 3:
         raise ShapeError(
-            f"total_variation needs an image [... 1 H W]; got shape {tuple(image.shape)}. "
+            f"total_variation needs an image [... C H W]; got shape {tuple(image.shape)}. "
             "Add the channel axis: image[None]."
         )
-    gradient = Gradient(tuple(image.shape[-3:]))
-    return gradient_norm(gradient(image), ndim=2, isotropic=isotropic)
+    differences = channel_differences(image, tuple(image.shape[-3:]))
+    return gradient_norm(differences, ndim=2, isotropic=isotropic)
+
+
+def channel_differences(image: Tensor, image_shape: tuple[int, ...]) -> Tensor:
+    """Differences of neighbouring pixels of all channels.
+
+    Args:
+        image: [... *image_shape].
+        image_shape: [C H W] or [1 Z H W].
+
+    Returns:
+        [... C * ndim *axes] with the ndim image axes.
+
+    Raises:
+        ShapeError: an image of another shape.
+    """
+    if tuple(image.shape[-len(image_shape) :]) != image_shape:
+        check_shape(image, " ".join(["...", *map(str, image_shape)]), name="The image")
+    ndim = len(image_shape) - 1
+    gradient = Gradient((1, *image_shape[1:]))
+    return gradient(image.unsqueeze(-ndim - 1)).flatten(-ndim - 2, -ndim - 1)
 
 
 def gradient_norm(differences: Tensor, *, ndim: int, isotropic: bool) -> Tensor:
     """Total variation from the differences, for images and volumes.
 
     Args:
-        differences: [... ndim *image], as from :class:`dipct.operator.gradient.Gradient`.
+        differences: [... components *image], as from
+            :class:`dipct.operator.gradient.Gradient` or :func:`channel_differences`.
         ndim: number of image axes, 2 or 3.
         isotropic: see :func:`total_variation`.
 
