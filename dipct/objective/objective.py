@@ -35,7 +35,38 @@ class Term(ABC):
         """
 
 
-class DataTerm(Term):
+class OperatorTerm(Term):
+    """A function of what an operator makes of an image.
+
+    An objective applies the operator of several terms once, if it is the same object.
+
+    Args:
+        operator: linear or not.
+
+    Attributes:
+        operator: as given.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+
+    @abstractmethod
+    def value_of(self, eta: Tensor) -> Tensor:
+        """The term, from the operator's value.
+
+        Args:
+            eta: [... *operator.range_shape].
+
+        Returns:
+            [...].
+        """
+
+    def value(self, image: Tensor) -> Tensor:
+        """See :meth:`Term.value`."""
+        return self.value_of(self.operator(image))
+
+
+class DataTerm(OperatorTerm):
     """Fidelity of an image's projections: ``fidelity.value(A(x))``.
 
     Args:
@@ -48,12 +79,13 @@ class DataTerm(Term):
         check_same_shape(
             operator.range_shape, fidelity.range_shape, "The fidelity does not fit the operator"
         )
-        self.operator, self.fidelity, self.name = operator, fidelity, name
+        super().__init__(operator)
+        self.fidelity, self.name = fidelity, name
         self.size = fidelity.size
 
-    def value(self, image: Tensor) -> Tensor:
-        """See :meth:`Term.value`."""
-        return self.fidelity.value(self.operator(image))
+    def value_of(self, eta: Tensor) -> Tensor:
+        """See :meth:`OperatorTerm.value_of`."""
+        return self.fidelity.value(eta)
 
 
 class TotalVariation(Term):
@@ -110,7 +142,17 @@ class Objective:
 
     def values(self, image: Tensor) -> dict[str, Tensor]:
         """All terms by name, without their weights, [...] each."""
-        return {term.name: term.value(image) for _, term in self.terms}
+        found: dict[str, Tensor] = {}
+        applied: dict[int, Tensor] = {}
+        for _, term in self.terms:
+            if isinstance(term, OperatorTerm):
+                key = id(term.operator)
+                if key not in applied:
+                    applied[key] = term.operator(image)
+                found[term.name] = term.value_of(applied[key])
+            else:
+                found[term.name] = term.value(image)
+        return found
 
     def total(self, values: dict[str, Tensor]) -> Tensor:
         """The objective from its terms' values, [...]."""

@@ -7,6 +7,7 @@ they load ASTRA and ODL.
 from dipct.operator.algebra import stack as stack
 from dipct.operator.base import LinearOperator as LinearOperator
 from dipct.operator.base import Operator as Operator
+from dipct.operator.features import INPUT as INPUT
 from dipct.operator.features import LOGITS as LOGITS
 from dipct.operator.features import FeatureOperator as FeatureOperator
 from dipct.operator.gradient import Gradient as Gradient

@@ -16,6 +16,9 @@ from dipct.shapes import check_shape
 LOGITS = "logits"
 """Name of the output of a classifier among its layers."""
 
+INPUT = ":input"
+"""After the name of a module: not its output, but what goes into it."""
+
 _NEAR_NAMES = 5
 
 
@@ -31,7 +34,8 @@ class FeatureOperator(Operator):
 
     Args:
         model: maps images [N C H W] to logits [N K].
-        layers: names of modules as in ``model.named_modules()``, and ``logits`` for the output.
+        layers: names of modules as in ``model.named_modules()``, whose outputs are taken, or with
+            ``:input`` after the name what goes into them; and ``logits`` for the output of all.
         image_shape: [C H W] of one image.
         mean: what is subtracted from each channel before the model; default: nothing.
         std: what it is then divided by; default: one.
@@ -111,13 +115,13 @@ class FeatureOperator(Operator):
         def hook(name: str) -> Callable[..., None]:
             def keep(module: nn.Module, inputs: Any, output: Any) -> None:
                 # A copy: what follows may write into it.
-                found[name] = output.clone()
+                found[name] = _tapped(name, inputs, output).clone()
                 if stops and len(found) == len(hidden):
                     raise _Done
 
             return keep
 
-        handles = [modules[name].register_forward_hook(hook(name)) for name in hidden]
+        handles = [modules[_module(name)].register_forward_hook(hook(name)) for name in hidden]
         try:
             output = self._model((images - self._mean) / self._std)
         except _Done:
@@ -139,13 +143,14 @@ class FeatureOperator(Operator):
         def hook(name: str) -> Callable[..., None]:
             def count(module: nn.Module, inputs: Any, output: Any) -> None:
                 counts[name] += 1
-                is_batch = isinstance(output, Tensor) and output.shape[:1] == (2,)
+                values = _tapped(name, inputs, output)
+                is_batch = isinstance(values, Tensor) and values.shape[:1] == (2,)
                 if not is_batch:
-                    kinds[name] = type(output).__name__
+                    kinds[name] = type(values).__name__
 
             return count
 
-        handles = [modules[name].register_forward_hook(hook(name)) for name in counts]
+        handles = [modules[_module(name)].register_forward_hook(hook(name)) for name in counts]
         try:
             with torch.no_grad():
                 output = self._model((images - self._mean) / self._std)
@@ -182,6 +187,14 @@ class _Done(Exception):
     """All features are there."""
 
 
+def _module(layer: str) -> str:
+    return layer.removesuffix(INPUT)
+
+
+def _tapped(layer: str, inputs: Any, output: Any) -> Any:
+    return inputs[0] if layer.endswith(INPUT) else output
+
+
 def _frozen(model: nn.Module) -> nn.Module:
     """A copy that only maps."""
     if not isinstance(model, nn.Module):
@@ -209,7 +222,7 @@ def _check_layers(model: nn.Module, layers: tuple[str, ...]) -> None:
             f"{', '.join([*names, LOGITS])}."
         )
     for layer in layers:
-        if layer != LOGITS and layer not in names:
+        if layer != LOGITS and _module(layer) not in names:
             near = difflib.get_close_matches(layer, [*names, LOGITS], n=_NEAR_NAMES, cutoff=0.4)
             hint = f"Near names: {', '.join(near)}." if near else f"It has: {', '.join(names)}."
             raise ConfigurationError(f"The model has no layer {layer!r}. {hint}")
