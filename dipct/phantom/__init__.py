@@ -18,18 +18,25 @@ from dipct.phantom.ellipses import (
     random_ellipsoids,
 )
 from dipct.phantom.ellipsoids import Ellipsoid
+from dipct.phantom.faces import ATTRIBUTES, FaceTask
 from dipct.phantom.noise_masks import noise_disc
 from dipct.phantom.rectangles import Rectangle, random_rectangles, rectangles
+from dipct.phantom.scenes import Scene, SceneTask, edit_region
 from dipct.phantom.shepp_logan import shepp_logan, shepp_logan_ellipsoids
 from dipct.phantom.walnut import walnut
 
 __all__ = [
+    "ATTRIBUTES",
     "DISCS",
     "Ellipsoid",
+    "FaceTask",
     "Rectangle",
+    "Scene",
+    "SceneTask",
     "default_peak",
     "disc_centers",
     "discs",
+    "edit_region",
     "ellipses",
     "ellipses_in_disc",
     "find_phantom",

@@ -1,0 +1,175 @@
+"""Pictures whose true counterfactuals are known: drawn from causes and nuisances."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from dipct.errors import ConfigurationError
+
+# A pixel belongs to the edit if a channel changes by more; and so many pixels around it do.
+_CHANGED, _DILATION = 0.02, 2
+_SEEDS_APART = 1_000_003
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture and what it was drawn from.
+
+    Attributes:
+        causes: attributes by name; classes are functions of these alone.
+        nuisances: all else, by name.
+        image: float32 [C H W] from zero to one.
+    """
+
+    causes: Mapping[str, float]
+    nuisances: Mapping[str, np.ndarray]
+    image: np.ndarray
+
+
+class SceneTask(ABC):
+    """A classification task on pictures that are drawn.
+
+    For every picture the true counterfactual is known: the same nuisances, and the causes of
+    another class. With it the region that an explanation has to edit is known, which no set of
+    photographs tells.
+
+    Args:
+        side: rows and columns of the pictures.
+        label_noise: share of training labels that are wrong, so that a classifier is never sure.
+
+    Attributes:
+        classes: names of the classes.
+        causes: names of the causes.
+
+    Raises:
+        ConfigurationError: pictures that are too small, or a share outside [0, 0.5).
+    """
+
+    classes: tuple[str, ...]
+    causes: tuple[str, ...]
+    smallest_side: int = 16
+
+    def __init__(self, side: int, *, label_noise: float = 0.0) -> None:
+        if side < self.smallest_side:
+            raise ConfigurationError(
+                f"These pictures need {self.smallest_side} pixels or more along a side; got {side}."
+            )
+        if not 0 <= label_noise < 0.5:
+            raise ConfigurationError(f"label_noise must lie in [0, 0.5); got {label_noise}.")
+        self.side, self.label_noise = side, label_noise
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[C H W]."""
+        return (3, self.side, self.side)
+
+    @abstractmethod
+    def draw_causes(self, rng: np.random.Generator) -> dict[str, float]:
+        """Causes of a picture."""
+
+    @abstractmethod
+    def draw_nuisances(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Nuisances of a picture."""
+
+    @abstractmethod
+    def render(
+        self, causes: Mapping[str, float], nuisances: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The picture, float32 [C H W] from zero to one."""
+
+    @abstractmethod
+    def label(self, causes: Mapping[str, float]) -> int:
+        """Class of a picture with these causes."""
+
+    @abstractmethod
+    def causes_of_class(
+        self, causes: Mapping[str, float], target: int, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Causes that are like these and belong to the target class."""
+
+    def sample(self, number: int, *, seed: int) -> list[Scene]:
+        """Draw pictures; each depends on its number and the seed alone.
+
+        Args:
+            number: how many.
+            seed: another seed, other pictures.
+        """
+        return [self._scene(np.random.default_rng([seed, i])) for i in range(number)]
+
+    def _scene(self, rng: np.random.Generator) -> Scene:
+        causes, nuisances = self.draw_causes(rng), self.draw_nuisances(rng)
+        return Scene(causes, nuisances, self.render(causes, nuisances))
+
+    def labels(self, scenes: list[Scene], *, seed: int | None = None) -> np.ndarray:
+        """Classes of pictures, int64 [N].
+
+        Args:
+            scenes: the pictures.
+            seed: of the labels that are wrong; default: none is.
+        """
+        right = np.array([self.label(scene.causes) for scene in scenes], dtype=np.int64)
+        if seed is None:
+            return right
+        rng = np.random.default_rng([seed, _SEEDS_APART])
+        others = (right + rng.integers(1, len(self.classes), len(right))) % len(self.classes)
+        return np.where(rng.random(len(right)) < self.label_noise, others, right)
+
+    def counterfactual(self, scene: Scene, target: int, *, seed: int = 0) -> Scene:
+        """The picture with the same nuisances and causes of another class.
+
+        Args:
+            scene: the picture.
+            target: wanted class.
+            seed: of what the target class leaves open.
+
+        Raises:
+            ConfigurationError: no such class, or that of the picture.
+        """
+        if not 0 <= target < len(self.classes) or target == self.label(scene.causes):
+            raise ConfigurationError(
+                f"target must be another class than {self.label(scene.causes)} from 0 to "
+                f"{len(self.classes) - 1} ({', '.join(self.classes)}); got {target}."
+            )
+        causes = self.causes_of_class(scene.causes, target, np.random.default_rng(seed))
+        return replace(scene, causes=causes, image=self.render(causes, scene.nuisances))
+
+    def with_other_nuisances(self, scene: Scene, *, seed: int) -> Scene:
+        """The picture with the same causes and other nuisances."""
+        nuisances = self.draw_nuisances(np.random.default_rng([seed, _SEEDS_APART]))
+        return replace(scene, nuisances=nuisances, image=self.render(scene.causes, nuisances))
+
+    def edit_regions(
+        self, scene: Scene, target: int, *, valid: int = 16
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where a counterfactual may and where it must differ.
+
+        Args:
+            scene: the picture.
+            target: wanted class.
+            valid: counterfactuals that are drawn of the class.
+
+        Returns:
+            Pixels that any of them edits, and those that all do, bool [H W] each.
+        """
+        regions = [
+            edit_region(scene.image, self.counterfactual(scene, target, seed=k).image)
+            for k in range(valid)
+        ]
+        return np.any(regions, axis=0), np.all(regions, axis=0)
+
+
+def edit_region(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pixels at or next to which two pictures differ.
+
+    Args:
+        image: [C H W].
+        other: likewise.
+
+    Returns:
+        bool [H W].
+    """
+    changed = np.abs(other - image).max(0) > _CHANGED
+    return ndimage.binary_dilation(changed, iterations=_DILATION) if changed.any() else changed
