@@ -1,14 +1,22 @@
 """Evaluation: metrics on arrays."""
 
+from dipct.evaluation.bootstrap import bootstrap_interval as bootstrap_interval
 from dipct.evaluation.calibration import CalibrationCurve as CalibrationCurve
 from dipct.evaluation.calibration import calibration_curve as calibration_curve
 from dipct.evaluation.calibration import coverage as coverage
 from dipct.evaluation.calibration import coverage_of_samples as coverage_of_samples
 from dipct.evaluation.convergence import Convergence as Convergence
 from dipct.evaluation.convergence import convergence as convergence
+from dipct.evaluation.edits import EditSize as EditSize
+from dipct.evaluation.edits import edit_size as edit_size
 from dipct.evaluation.likelihood import gaussian_log_likelihood as gaussian_log_likelihood
 from dipct.evaluation.likelihood import patch_log_likelihood as patch_log_likelihood
 from dipct.evaluation.likelihood import pixel_log_likelihood as pixel_log_likelihood
+from dipct.evaluation.localisation import Agreement as Agreement
+from dipct.evaluation.localisation import Localisation as Localisation
+from dipct.evaluation.localisation import agreement as agreement
+from dipct.evaluation.localisation import auroc as auroc
+from dipct.evaluation.localisation import localisation as localisation
 from dipct.evaluation.proper_scores import energy_score as energy_score
 from dipct.evaluation.proper_scores import gaussian_crps as gaussian_crps
 from dipct.evaluation.proper_scores import sample_crps as sample_crps
