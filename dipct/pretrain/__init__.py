@@ -1,5 +1,12 @@
-"""Supervised pretraining of a generator: training images and the pairs made of them."""
+"""Supervised training: of generators on pairs, of classifiers on labels."""
 
+from dipct.pretrain.classifier_report import HeadReport as HeadReport
+from dipct.pretrain.classifier_report import report_head as report_head
+from dipct.pretrain.classifier_report import shifted_images as shifted_images
+from dipct.pretrain.classifier_training import ClassifierTraining as ClassifierTraining
+from dipct.pretrain.classifier_training import (
+    ClassifierTrainingSettings as ClassifierTrainingSettings,
+)
 from dipct.pretrain.images import FolderImages as FolderImages
 from dipct.pretrain.images import PhantomImages as PhantomImages
 from dipct.pretrain.images import TrainingImages as TrainingImages

@@ -1,0 +1,135 @@
+"""What a classifier's loss estimator is worth, measured on images that it has not seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from dipct.classifier import LossEstimator
+from dipct.errors import ShapeError
+from dipct.evaluation import auroc
+from dipct.operator import LOGITS, FeatureOperator
+
+LEAST_SPEARMAN, LEAST_AUROC = 0.3, 0.7
+"""A loss estimator below either is not to be trusted as manifold consistency."""
+
+_AT_ONCE = 256
+_NOISE_STD, _BLUR_STD, _CROPPED = 0.12, 1.2, 0.3
+
+
+@dataclass(frozen=True)
+class HeadReport:
+    """How well a loss estimator ranks.
+
+    Attributes:
+        accuracy: of the classifier.
+        spearman: rank correlation of predicted and true losses.
+        auroc_misclassified: of predictions as a detector of images that are classified wrongly;
+            NaN where none is.
+        auroc_shifted: of predictions as a detector of images that are noisy, blurred or cropped.
+    """
+
+    accuracy: float
+    spearman: float
+    auroc_misclassified: float
+    auroc_shifted: float
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it ranks well enough to serve as manifold consistency."""
+        ranks = self.spearman >= LEAST_SPEARMAN
+        detects = (self.auroc_misclassified, self.auroc_shifted)
+        return ranks and any(value >= LEAST_AUROC for value in detects)
+
+
+def report_head(
+    model: nn.Module,
+    estimator: LossEstimator,
+    stages: Sequence[str],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+) -> HeadReport:
+    """Measure a loss estimator, and calibrate its target, on held-out images.
+
+    Args:
+        model: the classifier.
+        estimator: its loss estimator; gets the quantiles of its predictions.
+        stages: names of the modules whose outputs it takes.
+        images: from zero to one, [N C H W].
+        labels: classes, int64 [N].
+        seed: of the noise and of what is cropped.
+
+    Raises:
+        ShapeError: fewer than two images, or not one label for each.
+    """
+    if images.ndim != 4 or len(images) < 2 or labels.shape != images.shape[:1]:
+        raise ShapeError(
+            "A report takes two or more images [N C H W] with one label each; got "
+            f"{tuple(images.shape)} and {tuple(labels.shape)}."
+        )
+    operator = FeatureOperator(model, [*stages, LOGITS], tuple(images.shape[1:]))
+    logits, predicted = _predict(operator, estimator, stages, images)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    is_right = logits.argmax(1) == labels
+    if bool(is_right.any()):
+        estimator.calibrate(predicted[is_right])
+    shifted = _predict(operator, estimator, stages, shifted_images(images, seed=seed))[1]
+    wrong = predicted[~is_right]
+    return HeadReport(
+        accuracy=float(is_right.double().mean()),
+        spearman=float(spearmanr(predicted.cpu(), losses.cpu()).statistic),
+        auroc_misclassified=auroc(wrong.cpu().numpy(), predicted[is_right].cpu().numpy())
+        if 0 < len(wrong) < len(images)
+        else float("nan"),
+        auroc_shifted=auroc(shifted.cpu().numpy(), predicted.cpu().numpy()),
+    )
+
+
+def shifted_images(images: Tensor, *, seed: int) -> Tensor:
+    """Images that a classifier was not made for: a third each noisy, blurred, partly cropped away.
+
+    Args:
+        images: from zero to one, [N C H W].
+        seed: of noise and crops.
+    """
+    random = torch.Generator().manual_seed(seed)
+    found = images.clone()
+    noisy, blurred, cropped = (slice(i, None, 3) for i in range(3))
+    noise = torch.randn(found[noisy].shape, generator=random).to(images)
+    found[noisy] = (found[noisy] + _NOISE_STD * noise).clamp(0, 1)
+    reach = torch.arange(-3, 4, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-reach.square() / (2 * _BLUR_STD**2))
+    kernel = kernel / kernel.sum()
+    channels = images.shape[1]
+    padded = F.pad(found[blurred], (3,) * 4, mode="replicate")
+    across = kernel.expand(channels, 1, 1, 7)
+    found[blurred] = F.conv2d(F.conv2d(padded, across, groups=channels), across.mT, groups=channels)
+    height, width = images.shape[-2:]
+    rows, columns = max(1, round(_CROPPED * height)), max(1, round(_CROPPED * width))
+    for image in found[cropped]:
+        side = int(torch.randint(4, (1,), generator=random))
+        part = (
+            image[:, :rows],
+            image[:, height - rows :],
+            image[..., :columns],
+            image[..., width - columns :],
+        )[side]
+        part.zero_()
+    return found
+
+
+@torch.no_grad()
+def _predict(
+    operator: FeatureOperator, estimator: LossEstimator, stages: Sequence[str], images: Tensor
+) -> tuple[Tensor, Tensor]:
+    logits, predicted = [], []
+    for part in images.split(_AT_ONCE):
+        found = operator.split(operator(part))
+        logits.append(found[LOGITS])
+        predicted.append(estimator([found[name] for name in stages]))
+    return torch.cat(logits), torch.cat(predicted)
