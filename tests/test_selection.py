@@ -47,7 +47,8 @@ def feed(rule, sequence):
     assert int(tensors["chosen_step"].max()) == -1
     assert torch.equal(tensors["chosen"], sequence[0].theta)
     for iterate in sequence:
-        given = {**tensors, **{k: v for k, v in vars(iterate).items() if k != "step"}}
+        own = {k: v for k, v in vars(iterate).items() if isinstance(v, torch.Tensor)}
+        given = {**tensors, **own}
         kept = {name: value.clone() for name, value in given.items()}
         following = rule.update(tensors, iterate)
         assert all(np.array_equal(given[name], kept[name], equal_nan=True) for name in given)

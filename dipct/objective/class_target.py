@@ -65,6 +65,20 @@ class ClassTarget(OperatorTerm):
             )
         self.loss, self.margin, self.probability = loss, margin, probability
 
+    def standing(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the classifier sees the target class, and its probability.
+
+        Args:
+            eta: [... *operator.range_shape].
+
+        Returns:
+            bool [...] and [...].
+        """
+        logits = self._split(eta)[LOGITS]
+        target = self.target.to(logits.device).expand(logits.shape[:-1])
+        probability = logits.softmax(-1).gather(-1, target[..., None])[..., 0]
+        return logits.argmax(-1) == target, probability
+
     def value_of(self, eta: Tensor) -> Tensor:
         """See :meth:`OperatorTerm.value_of`."""
         logits = self._split(eta)[LOGITS]

@@ -142,6 +142,18 @@ class Objective:
 
     def values(self, image: Tensor) -> dict[str, Tensor]:
         """All terms by name, without their weights, [...] each."""
+        return self.evaluate(image)[0]
+
+    def evaluate(self, image: Tensor) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        """All terms, and what their operators made of the image.
+
+        Args:
+            image: [... *image_shape].
+
+        Returns:
+            The terms by name, without their weights, [...] each; and the value of every operator
+            by its ``id``.
+        """
         found: dict[str, Tensor] = {}
         applied: dict[int, Tensor] = {}
         for _, term in self.terms:
@@ -152,7 +164,7 @@ class Objective:
                 found[term.name] = term.value_of(applied[key])
             else:
                 found[term.name] = term.value(image)
-        return found
+        return found, applied
 
     def total(self, values: dict[str, Tensor]) -> Tensor:
         """The objective from its terms' values, [...]."""

@@ -32,3 +32,4 @@ from dipct.solver.sirt import SIRT as SIRT
 from dipct.solver.solution import IterationState as IterationState
 from dipct.solver.solution import Solution as Solution
 from dipct.solver.solution import Status as Status
+from dipct.solver.valid_iterate import BestValidIterate as BestValidIterate

@@ -124,4 +124,6 @@ class GeneratorFit(Method):
 
 
 def _iterate(step: int, theta: Tensor, here: Evaluation) -> Iterate:
-    return Iterate(step, theta, here.image, here.objective, here.discrepancy)
+    return Iterate(
+        step, theta, here.image, here.objective, here.discrepancy, here.values, here.applied
+    )

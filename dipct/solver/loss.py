@@ -1,7 +1,7 @@
 """The loss of a generator's parameters, with the derivatives that optimisers ask for."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Evaluation:
         objective: [...].
         discrepancy: ``2 fidelity / m`` of the first data term, [...]; 0 without one.
         gradient: of the loss, [... P]; only where it was asked for.
+        applied: what the operators of the terms made of the image, by their ``id``.
     """
 
     image: Tensor
@@ -28,6 +29,7 @@ class Evaluation:
     objective: Tensor
     discrepancy: Tensor
     gradient: Tensor | None = None
+    applied: dict[int, Tensor] = field(default_factory=dict)
 
 
 class GeneratorLoss:
@@ -65,12 +67,13 @@ class GeneratorLoss:
         """The loss's parts and gradient, at theta [... P]."""
         theta = theta.detach().requires_grad_()
         with torch.enable_grad():
-            image, values = self._forward(theta)
+            image, values, applied = self._forward(theta)
             loss = self.scale * self.objective.total(values).sum()
         (gradient,) = torch.autograd.grad(loss, theta)
         with torch.no_grad():
             detached = {name: value.detach() for name, value in values.items()}
-            return self._evaluation(image.detach(), detached, gradient)
+            kept = {key: value.detach() for key, value in applied.items()}
+            return self._evaluation(image.detach(), detached, kept, gradient)
 
     def whitened_gradients(self, theta: Tensor, v: Tensor) -> Tensor:
         """Gradients of linear functions of the data in units of their standard deviation.
@@ -100,15 +103,19 @@ class GeneratorLoss:
         ]
         return torch.stack(rows)
 
-    def _forward(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, theta: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[int, Tensor]]:
         image = self.generator(theta)
-        return image, self.objective.values(image)
+        return image, *self.objective.evaluate(image)
 
     def _evaluation(
-        self, image: Tensor, values: dict[str, Tensor], gradient: Tensor | None = None
+        self,
+        image: Tensor,
+        values: dict[str, Tensor],
+        applied: dict[int, Tensor],
+        gradient: Tensor | None = None,
     ) -> Evaluation:
         objective = self.objective.total(values)
         discrepancy = torch.zeros_like(objective)
         if self.data_term is not None:
             discrepancy = 2 * values[self.data_term.name] / self.data_term.size
-        return Evaluation(image, values, objective, discrepancy, gradient)
+        return Evaluation(image, values, objective, discrepancy, gradient, applied)

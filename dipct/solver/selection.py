@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class Iterate:
         image: [... *image_shape].
         objective: [...].
         discrepancy: ``2 fidelity / m`` of the first data term, [...].
+        values: the objective's terms by name, [...] each.
+        applied: what the operators of the terms made of the image, by their ``id``.
     """
 
     step: int
@@ -28,6 +31,8 @@ class Iterate:
     image: Tensor
     objective: Tensor
     discrepancy: Tensor
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    applied: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Selection(ABC):
@@ -57,7 +62,7 @@ class Selection(ABC):
         return None
 
 
-def _choose(tensors: dict[str, Tensor], better: Tensor, iterate: Iterate) -> dict[str, Tensor]:
+def choose(tensors: dict[str, Tensor], better: Tensor, iterate: Iterate) -> dict[str, Tensor]:
     """Take the iterate over where it is better, [...]."""
     if better.ndim == 0:
         chosen = iterate.theta if bool(better) else tensors["chosen"]
@@ -78,7 +83,7 @@ class LowestObjective(Selection):
         """See :meth:`Selection.update`."""
         better = iterate.objective < tensors["lowest"]
         lowest = torch.where(better, iterate.objective, tensors["lowest"])
-        return _choose(tensors, better, iterate) | {"lowest": lowest}
+        return choose(tensors, better, iterate) | {"lowest": lowest}
 
 
 class LastIterate(Selection):
@@ -86,7 +91,7 @@ class LastIterate(Selection):
 
     def update(self, tensors: dict[str, Tensor], iterate: Iterate) -> dict[str, Tensor]:
         """See :meth:`Selection.update`."""
-        return _choose(tensors, torch.ones_like(iterate.objective, dtype=torch.bool), iterate)
+        return choose(tensors, torch.ones_like(iterate.objective, dtype=torch.bool), iterate)
 
 
 class FirstAtNoiseLevel(Selection):
@@ -119,7 +124,7 @@ class FirstAtNoiseLevel(Selection):
         better = waiting & (reaches | (iterate.objective < tensors["lowest"]))
         lowest = torch.where(better, iterate.objective, tensors["lowest"])
         reached = torch.where(waiting & reaches, 1.0, tensors["reached"]).to(lowest)
-        return _choose(tensors, better, iterate) | {"reached": reached, "lowest": lowest}
+        return choose(tensors, better, iterate) | {"reached": reached, "lowest": lowest}
 
     def figures(self, tensors: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """See :meth:`Selection.figures`."""
@@ -174,11 +179,11 @@ class LeastMovingVariance(Selection):
         own = ("window", "moving_variance", "least_variance")
         unchanged = {name: tensors[name] for name in own}
         if seen < 0:
-            return unchanged | _choose(tensors, always, iterate)
+            return unchanged | choose(tensors, always, iterate)
         window = tensors["window"].clone()
         window[seen % self.window] = iterate.image
         if seen + 1 < self.window:
-            return unchanged | _choose(tensors, always, iterate) | {"window": window}
+            return unchanged | choose(tensors, always, iterate) | {"window": window}
         batch_ndim = iterate.objective.ndim
         spread = window.var(dim=0, correction=0).flatten(batch_ndim).sum(-1)
         # Beyond its patience an element is done, also where others, or the next record, are
@@ -187,7 +192,7 @@ class LeastMovingVariance(Selection):
         better = waiting & (spread < tensors["least_variance"])
         least = torch.where(better, spread, tensors["least_variance"])
         kept = {"window": window, "moving_variance": spread, "least_variance": least}
-        return _choose(tensors, better, iterate) | kept
+        return choose(tensors, better, iterate) | kept
 
     def figures(self, tensors: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """See :meth:`Selection.figures`."""

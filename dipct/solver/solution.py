@@ -24,6 +24,9 @@ class Status(Enum):
         "The images have passed the point where they change least, before noise is fitted; the "
         "value is the image there."
     )
+    TARGET_REACHED = (
+        "The image has been in the wanted class, at the wanted probability, for as long as asked."
+    )
     DIVERGED = (
         "The iteration diverged or produced NaN or infinite values; the value is the last valid "
         "recorded one. Check the scaling of the data, a smaller step, learning rate or relaxation, "
