@@ -204,7 +204,8 @@ def main() -> None:
     if options.steps:
         step_counts()
     elif options.forms:
-        forms()
+        work = [(i, *cell) for i in range(options.images or 1) for cell in CELLS]
+        forms(work[part::parts])
     elif options.timing:
         timing()
     elif not options.table:

@@ -1,6 +1,7 @@
 """Side questions to the benchmark of uncertainty: steps, forms of the evidence, seconds."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -85,13 +86,16 @@ def steps_table() -> str:
     return table(header, rows)
 
 
-def forms() -> None:
-    """The published forms of evidence and hyperprior beside ours, one digit in each cell."""
-    for noise, views in CELLS:
-        path = FOLDER / f"forms-{views}-views-{round(100 * noise)}-percent.json"
-        if path.exists():
+def forms_path(index: int, noise: float, views: int) -> Path:
+    return FOLDER / f"forms-{views}-views-{round(100 * noise)}-percent-{index}.json"
+
+
+def forms(work: list[tuple[int, float, int]]) -> None:
+    """The published forms of evidence and hyperprior beside ours: digits, noises and views."""
+    for index, noise, views in work:
+        if (path := forms_path(index, noise, views)).exists():
             continue
-        scan = scan_of(0, noise, views)
+        scan = scan_of(index, noise, views)
         run = reconstruct(scan, 0, settings(scan, noise, views, False))
         model, scale, operator = linearised_model_of(run, torch.device("cpu"))
         prior = MaternPrior(model.parameters)
@@ -148,8 +152,9 @@ def forms_table() -> str:
     """Means over the cells that are done; empty if none is."""
     done = [
         json.loads(path.read_text())
+        for index in range(50)
         for noise, views in CELLS
-        if (path := FOLDER / f"forms-{views}-views-{round(100 * noise)}-percent.json").exists()
+        if (path := forms_path(index, noise, views)).exists()
     ]
     if not done:
         return ""
@@ -165,7 +170,7 @@ def forms_table() -> str:
         nats = [f"{v:.0f}" for v in (mean["evidence"], mean["at_weights"], gap)]
         rows.append([name, *nats, f"{mean['log_likelihood']:.2f}", f"{mean[PIXEL]:.2f}"])
     return (
-        f"{table(header, rows)}\n\nMeans over {len(done)} scans, one digit of each column above. "
+        f"{table(header, rows)}\n\nMeans over {len(done)} scans of the columns above. "
         f"Posterior draws of the same weights, {AROUND}:\n\n{draws_table(done)}"
     )
 
