@@ -12,7 +12,7 @@ from dipct.solver import Adam, BestValidIterate, GeneratorFit, Status, iterate
 from dipct.solver.selection import Iterate
 
 SHAPE = (2, 6, 7)
-WEIGHT = 0.5
+COSTS = {"features": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def sequence(psi, target, logits, objectives):
     for i, (row, objective) in enumerate(zip(logits, objectives, strict=True)):
         eta = torch.zeros(psi.range_shape[0], dtype=F64)
         eta[-5:] = torch.tensor(row, dtype=F64)
-        total = torch.tensor(objective, dtype=F64) + WEIGHT * target.value_of(eta)
+        cost = torch.tensor(objective / 2, dtype=F64)
         yield Iterate(
             i,
             torch.full((3,), float(i)),
             torch.zeros(SHAPE),
-            total,
+            cost,
             torch.zeros(()),
-            {target.name: target.value_of(eta)},
+            {target.name: target.value_of(eta), "features": cost},
             {id(psi): eta},
         )
 
@@ -66,7 +66,7 @@ OTHER, BARELY, SURELY = [3.0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0], [0, 9.0, 0, 0, 0]
 )
 def test_the_best_is_chosen(psi, logits, objectives, best, standing):
     target = ClassTarget(psi, 1)
-    tensors = chosen(BestValidIterate(target, WEIGHT), sequence(psi, target, logits, objectives))
+    tensors = chosen(BestValidIterate(target, COSTS), sequence(psi, target, logits, objectives))
     assert int(tensors["chosen_step"]) == best
     assert tensors["chosen"].tolist() == [best] * 3
     assert float(tensors["standing"]) == standing
@@ -74,7 +74,7 @@ def test_the_best_is_chosen(psi, logits, objectives, best, standing):
 
 def test_it_stops_after_so_many_confident_iterates_in_a_row(psi):
     target = ClassTarget(psi, 1)
-    rule = BestValidIterate(target, WEIGHT, patience=2)
+    rule = BestValidIterate(target, COSTS, patience=2)
     for logits, done in (
         ([SURELY, OTHER, SURELY], False),
         ([OTHER, SURELY, SURELY], True),
@@ -95,7 +95,7 @@ def fit(psi, query, target, patience=None, weight=1.0):
         objective,
         generator.parameters_of(query),
         optimiser=Adam(0.05),
-        selection=BestValidIterate(term, weight, patience=patience),
+        selection=BestValidIterate(term, COSTS, patience=patience),
     )
 
 
@@ -140,6 +140,7 @@ def test_wrong_settings_are_refused(psi):
     target = ClassTarget(psi, 1)
     for wrong in ({"probability": 1.0}, {"patience": 0}):
         with pytest.raises(ConfigurationError, match="must"):
-            BestValidIterate(target, 1.0, **wrong)
-    with pytest.raises(ConfigurationError, match="weight"):
-        BestValidIterate(target, -1.0)
+            BestValidIterate(target, COSTS, **wrong)
+    for wrong in ({}, {"features": -1.0}, {"class": 1.0}):
+        with pytest.raises(ConfigurationError, match="weights of other terms"):
+            BestValidIterate(target, wrong)

@@ -23,6 +23,9 @@ from dipct.solver.loss import GeneratorLoss as GeneratorLoss
 from dipct.solver.natural_gradient import NaturalGradient as NaturalGradient
 from dipct.solver.optimiser import Optimiser as Optimiser
 from dipct.solver.primal_dual import PrimalDualTV as PrimalDualTV
+from dipct.solver.progressive import FitStage as FitStage
+from dipct.solver.progressive import ProgressiveFit as ProgressiveFit
+from dipct.solver.progressive import progressive_stages as progressive_stages
 from dipct.solver.selection import FirstAtNoiseLevel as FirstAtNoiseLevel
 from dipct.solver.selection import LastIterate as LastIterate
 from dipct.solver.selection import LeastMovingVariance as LeastMovingVariance

@@ -1,6 +1,7 @@
 """Fit a generator: minimise an objective of its image over its parameters."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,20 @@ from dipct.solver.solution import Status
 
 Measure = Callable[[Tensor], dict[str, Tensor]]
 """From an image [... *image_shape] to figures for the history, [...] each."""
+
+
+class Part(NamedTuple):
+    """What a step of a fit is made with.
+
+    Attributes:
+        loss: that it lowers.
+        optimiser: that makes it.
+        step: completed steps of this optimiser.
+    """
+
+    loss: GeneratorLoss
+    optimiser: Optimiser
+    step: int
 
 
 class GeneratorFit(Method):
@@ -91,11 +106,18 @@ class GeneratorFit(Method):
     def step(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Method.step`."""
         step, theta = int(tensors["step"]), tensors["theta"]
-        here = self._optimiser.evaluate(theta, self.loss, step)
+        part = self._part(step)
+        if part.step == 0 and step > 0:
+            tensors = {**tensors, **part.optimiser.start(theta)}
+        here = part.optimiser.evaluate(theta, part.loss, part.step)
         with torch.no_grad():
             kept = self._selection.update(tensors, _iterate(step, theta, here))
-            theta, memory = self._optimiser.step(theta, tensors, here, self.loss, step)
+            theta, memory = part.optimiser.step(theta, tensors, here, part.loss, part.step)
         return {"theta": theta, "step": torch.tensor(step + 1), **memory, **kept}
+
+    def _part(self, step: int) -> Part:
+        """What a step is made with."""
+        return Part(self.loss, self._optimiser, step)
 
     def estimate(self, tensors: dict[str, Tensor]) -> Tensor:
         """The image of the chosen iterate, [... *image_shape]."""
@@ -104,7 +126,8 @@ class GeneratorFit(Method):
 
     def figures(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Method.figures`."""
-        step, here = int(tensors["step"]), self.loss.evaluate(tensors["theta"])
+        step = int(tensors["step"])
+        here = self._part(step).loss.evaluate(tensors["theta"])
         with torch.no_grad():
             figures = {"objective": here.objective, **here.values}
             if self.loss.data_term is not None:

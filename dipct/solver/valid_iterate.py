@@ -1,6 +1,7 @@
 """Which iterate of a counterfactual is the result: the best of those that are in its class."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -16,38 +17,41 @@ class BestValidIterate(Selection):
 
     An iterate is valid if the classifier sees the target class, and confident if it does so with
     the wanted probability. Confident iterates are preferred to valid ones and those to others;
-    among iterates of one kind the objective without the class term decides, among those that are
-    not valid the target's probability. There is always a result, whatever it is worth.
+    among iterates of one kind a weighted sum of terms decides, such as fidelity and manifold
+    consistency, among those that are not valid the target's probability. There is always a
+    result, whatever it is worth.
 
     Figures: ``p_target`` of the iterate, and of what is kept ``chosen_p_target`` and ``standing``,
     which is 2 if it is confident, 1 if it is valid and 0 otherwise.
 
     Args:
         target: the term of the objective that asks for the class.
-        weight: its weight in the objective.
+        costs: weights of other terms of the objective, by their names.
         probability: that makes an iterate confident.
         patience: confident iterates in a row after which to stop; default: never.
 
     Raises:
-        ConfigurationError: a probability outside (0, 1), a negative weight or a patience below 1.
+        ConfigurationError: a probability outside (0, 1), weights that are negative or not finite,
+            the class term among them, or a patience below 1.
     """
 
     def __init__(
         self,
         target: ClassTarget,
-        weight: float,
+        costs: Mapping[str, float],
         *,
         probability: float = 0.9,
         patience: int | None = None,
     ) -> None:
-        if not 0 < probability < 1 or not 0 <= weight < math.inf:
+        is_right = all(0 <= weight < math.inf for weight in costs.values())
+        if not 0 < probability < 1 or not is_right or not costs or target.name in costs:
             raise ConfigurationError(
-                "probability must lie between 0 and 1 and weight be zero or more; got "
-                f"{probability} and {weight}."
+                "probability must lie between 0 and 1, and costs be one or more weights of other "
+                f"terms than {target.name!r}, zero or more; got {probability} and {dict(costs)}."
             )
         if patience is not None and patience < 1:
             raise ConfigurationError(f"patience must be 1 or more; got {patience}.")
-        self.target, self.weight = target, weight
+        self.target, self.costs = target, dict(costs)
         self.probability, self.patience = probability, patience
 
     def start(self, first: Iterate) -> dict[str, Tensor]:
@@ -66,7 +70,7 @@ class BestValidIterate(Selection):
         is_valid, probability = self.target.standing(iterate.applied[id(self.target.operator)])
         is_confident = is_valid & (probability >= self.probability)
         standing = (is_valid.long() + is_confident.long()).to(iterate.objective)
-        rest = iterate.objective - self.weight * iterate.values[self.target.name]
+        rest = sum(weight * iterate.values[name] for name, weight in self.costs.items())
         cost = torch.where(is_valid, rest, -probability)
         better = (standing > tensors["standing"]) | (
             (standing == tensors["standing"]) & (cost < tensors["least_cost"])

@@ -1,0 +1,145 @@
+"""Progressive optimisation: more and more of a generator is fitted, ever more freely."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dipct.errors import ConfigurationError
+from dipct.generator.base import Generator
+from dipct.objective.objective import Objective
+from dipct.solver.adam import Adam
+from dipct.solver.descent import GeneratorFit, Measure, Part
+from dipct.solver.loss import GeneratorLoss
+from dipct.solver.optimiser import Optimiser
+from dipct.solver.selection import Selection
+
+
+@dataclass(frozen=True, eq=False)
+class FitStage:
+    """A part of a fit with an objective and an optimiser of its own.
+
+    Attributes:
+        objective: of images.
+        optimiser: begins anew with the stage; the same kind in all stages.
+        steps: how many.
+    """
+
+    objective: Objective
+    optimiser: Optimiser
+    steps: int
+
+
+class ProgressiveFit(GeneratorFit):
+    """A fit in stages, each from where the one before has ended.
+
+    The selection sees all of them as one sequence of iterates, and the state says how far it is:
+    a fit that is stopped in any stage goes on exactly.
+
+    Args:
+        generator: G.
+        stages: in order; the last goes on for as long as it is asked to.
+        initial: first parameters, [... P].
+        selection: as for :class:`GeneratorFit`.
+        loss_scale: likewise.
+        measure: likewise.
+
+    Raises:
+        ConfigurationError: no stage, or one without steps.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        stages: Sequence[FitStage],
+        initial: Tensor,
+        *,
+        selection: Selection | None = None,
+        loss_scale: float | None = None,
+        measure: Measure | None = None,
+    ) -> None:
+        if not stages or any(stage.steps < 1 for stage in stages):
+            raise ConfigurationError(
+                "A progressive fit needs stages of one step or more; got steps "
+                f"{[stage.steps for stage in stages]}."
+            )
+        first = stages[0]
+        super().__init__(
+            generator,
+            first.objective,
+            initial,
+            optimiser=first.optimiser,
+            selection=selection,
+            loss_scale=loss_scale,
+            measure=measure,
+        )
+        for stage in stages[1:]:
+            stage.optimiser.check(initial)
+        self.stages = tuple(stages)
+        self._losses = [GeneratorLoss(generator, s.objective, loss_scale) for s in stages]
+        ends = torch.tensor([stage.steps for stage in stages]).cumsum(0).tolist()
+        self._starts = [0, *ends[:-1]]
+
+    def stage_at(self, step: int) -> int:
+        """Number of the stage in which a step is made."""
+        return max(i for i, start in enumerate(self._starts) if start <= step)
+
+    def figures(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See :meth:`Method.figures`; also ``stage``, counted from one."""
+        found, stage = super().figures(tensors), self.stage_at(int(tensors["step"])) + 1
+        return found | {"stage": torch.full_like(found["objective"], stage)}
+
+    def _part(self, step: int) -> Part:
+        number = self.stage_at(step)
+        optimiser = self.stages[number].optimiser
+        return Part(self._losses[number], optimiser, step - self._starts[number])
+
+
+def progressive_stages(
+    generator: Generator,
+    objective_of: Callable[[float], Objective],
+    *,
+    weight: float,
+    relaxation: float = 0.7,
+    steps: int = 300,
+    learning_rate: float = 1e-3,
+    order: Sequence[str] | None = None,
+) -> list[FitStage]:
+    """Stages that free one block of a generator after another and relax a weight.
+
+    Stage i trains the first i blocks, the others stay as they are; with each stage the weight
+    of the fidelity falls by a factor (Thiagarajan et al., arXiv 2109.14274, section 3.4, after
+    Daras et al., arXiv 2102.07364). The blocks that are not yet trained should be those of a
+    network that makes the query: from random ones the first stages lead nowhere.
+
+    Args:
+        generator: its blocks, in the order in which they are applied, are the groups.
+        objective_of: makes the objective from the weight of the fidelity.
+        weight: in the first stage.
+        relaxation: its factor from stage to stage.
+        steps: of each stage.
+        learning_rate: of Adam.
+        order: names of the blocks, in another order.
+
+    Raises:
+        ConfigurationError: impossible numbers, or names that are not the generator's blocks.
+    """
+    blocks = list(generator.layout.blocks)
+    order = blocks if order is None else list(order)
+    if sorted(order) != sorted(blocks):
+        raise ConfigurationError(
+            f"order must name each of the blocks {', '.join(blocks)} once; got {', '.join(order)}."
+        )
+    if not 0 < relaxation <= 1 or not 0 <= weight < math.inf:
+        raise ConfigurationError(
+            "relaxation must lie in (0, 1] and weight be zero or more; got "
+            f"{relaxation} and {weight}."
+        )
+    stages = []
+    for i in range(len(order)):
+        free = generator.layout.mask(blocks=set(order[: i + 1]))
+        rates = torch.where(free, learning_rate, 0.0)
+        stages.append(FitStage(objective_of(weight * relaxation**i), Adam(rates), steps))
+    return stages

@@ -1,0 +1,144 @@
+"""Fits in stages that free one block after another."""
+
+import pytest
+import torch
+from catalogue import F64, SmoothClassifier
+
+from dipct.errors import ConfigurationError
+from dipct.generator import ImplicitNetwork, NetworkGenerator, fourier_features
+from dipct.objective import ClassTarget, FeatureFidelity, Objective
+from dipct.operator import LOGITS, FeatureOperator
+from dipct.solver import (
+    Adam,
+    BestValidIterate,
+    FitStage,
+    GeneratorFit,
+    LastIterate,
+    ProgressiveFit,
+    iterate,
+    progressive_stages,
+)
+
+SHAPE = (2, 6, 7)
+
+
+@pytest.fixture(scope="module")
+def psi():
+    return FeatureOperator(SmoothClassifier().double(), ("norm", LOGITS), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    network = ImplicitNetwork(8, 6, 2, out_channels=2)
+    return NetworkGenerator(network, fourier_features(SHAPE[1:], frequencies=4).double(), SHAPE[1:])
+
+
+@pytest.fixture(scope="module")
+def query():
+    random = torch.Generator().manual_seed(0)
+    return torch.rand(SHAPE, generator=random, dtype=F64)
+
+
+def objective_of(psi, query, weight=0.1):
+    fidelity, target = FeatureFidelity(psi, query, layers=["norm"]), ClassTarget(psi, 1)
+    return lambda of_fidelity: Objective([(of_fidelity, fidelity), (weight, target)])
+
+
+def stages_of(psi, generator, query, **settings):
+    settings = {"weight": 1.0, "steps": 4, "learning_rate": 1e-2, **settings}
+    return progressive_stages(generator, objective_of(psi, query), **settings)
+
+
+def start(generator):
+    return generator.initial(0).double()
+
+
+def progressive(psi, generator, query, **settings):
+    return ProgressiveFit(
+        generator,
+        stages_of(psi, generator, query, **settings),
+        start(generator),
+        selection=LastIterate(),
+    )
+
+
+def test_frozen_blocks_stay_as_they_are_to_the_bit(psi, generator, query):
+    fit, first = progressive(psi, generator, query), start(generator)
+    for stage, blocks in enumerate(
+        (["layer_1"], ["layer_1", "layer_2"], [*generator.layout.blocks])
+    ):
+        end = iterate(fit, max_iterations=4 * (stage + 1)).state.tensors["theta"]
+        free = generator.layout.mask(blocks=blocks)
+        assert torch.equal(end[~free], first[~free])
+        for block in blocks:
+            part = generator.layout.mask(blocks=[block])
+            assert not torch.equal(end[part], first[part])
+
+
+def test_the_weight_of_the_fidelity_falls(psi, generator, query):
+    stages = stages_of(psi, generator, query, relaxation=0.5)
+    assert [stage.objective.terms[0][0] for stage in stages] == [1.0, 0.5, 0.25]
+    fit = progressive(psi, generator, query, relaxation=0.5)
+    history = iterate(fit, max_iterations=12, every=1).history
+    assert history["stage"][:5].tolist() == [1, 1, 1, 1, 2]
+    assert history["stage"][-1] == 3
+    weights = (history["objective"] - 0.1 * history["class"]) / history["features"]
+    assert weights[[0, 5, 10]].tolist() == pytest.approx([1.0, 0.5, 0.25])
+
+
+def test_one_stage_of_all_blocks_is_a_plain_fit(psi, generator, query):
+    objective = objective_of(psi, query)(1.0)
+    one = ProgressiveFit(
+        generator, [FitStage(objective, Adam(1e-2), 5)], start(generator), selection=LastIterate()
+    )
+    plain = GeneratorFit(
+        generator, objective, start(generator), optimiser=Adam(1e-2), selection=LastIterate()
+    )
+    ends = [iterate(fit, max_iterations=12).state.tensors["theta"] for fit in (one, plain)]
+    assert torch.equal(*ends)
+
+
+def test_the_optimiser_begins_anew_with_a_stage(psi, generator, query):
+    objective = objective_of(psi, query)(1.0)
+    stages = [FitStage(objective, Adam(1e-2), 3)] * 2
+    fit = ProgressiveFit(generator, stages, start(generator), selection=LastIterate())
+    halves = GeneratorFit(
+        generator, objective, start(generator), optimiser=Adam(1e-2), selection=LastIterate()
+    )
+    middle = iterate(halves, max_iterations=3).state.tensors["theta"]
+    again = GeneratorFit(
+        generator, objective, middle, optimiser=Adam(1e-2), selection=LastIterate()
+    )
+    end = iterate(again, max_iterations=3).state.tensors["theta"]
+    assert torch.equal(iterate(fit, max_iterations=6).state.tensors["theta"], end)
+
+
+@pytest.mark.parametrize("stopped_after", [2, 4, 7])
+def test_it_goes_on_exactly(psi, generator, query, stopped_after):
+    whole = iterate(progressive(psi, generator, query), max_iterations=12, every=3)
+    part = iterate(progressive(psi, generator, query), max_iterations=stopped_after, every=3)
+    rest = iterate(progressive(psi, generator, query), max_iterations=12, every=3, state=part.state)
+    assert torch.equal(rest.state.tensors["theta"], whole.state.tensors["theta"])
+    assert torch.equal(rest.history["objective"], whole.history["objective"])
+
+
+def test_the_best_valid_iterate_is_sought_in_all_stages(psi, generator, query):
+    target = ClassTarget(psi, 4)
+    objective = Objective([(1.0, FeatureFidelity(psi, query, layers=["norm"])), (1.0, target)])
+    stages = [FitStage(objective, Adam(1e-2), 5), FitStage(objective, Adam(1e-2), 5)]
+    rule = BestValidIterate(target, {"features": 1.0}, probability=0.5)
+    fit = ProgressiveFit(generator, stages, start(generator), selection=rule)
+    solution = iterate(fit, max_iterations=10, every=1)
+    logits = psi.split(psi(solution.value))[LOGITS]
+    assert solution.history["standing"][-1] >= 1
+    assert int(logits.argmax()) == 4
+
+
+def test_wrong_settings_are_refused(psi, generator, query):
+    make = objective_of(psi, query)
+    with pytest.raises(ConfigurationError, match="each of the blocks"):
+        progressive_stages(generator, make, weight=1.0, order=["layer_1"])
+    with pytest.raises(ConfigurationError, match="relaxation"):
+        progressive_stages(generator, make, weight=1.0, relaxation=1.5)
+    with pytest.raises(ConfigurationError, match="one step or more"):
+        ProgressiveFit(generator, [], start(generator))
