@@ -158,7 +158,7 @@ def tune(
         logs = dict(zip(evidence.names, at.tolist(), strict=True))
         records.append({**parts, "projected gradient": float(np.abs(inside).max()), **logs})
         if report is not None:
-            report(len(records) - 1, parts)
+            report(len(records) - 1, records[-1])
 
     first = np.clip(start.numpy(), low, high)
     keep(first)
