@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dipct.errors import ConfigurationError
-from dipct.phantom import ATTRIBUTES, FaceTask, edit_region
+from dipct.phantom import ATTRIBUTES, SIGNS, FaceTask, LesionTask, edit_region
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,81 @@ def test_some_labels_are_wrong_if_asked_for():
     assert np.array_equal(noisy, task.labels(scenes, seed=1))
 
 
+EVERY_LESION = [(n, d) for n in (2, 4) for d in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("number_of_classes", "difficulty"), EVERY_LESION)
+def test_lesions_change_into_every_other_class(number_of_classes, difficulty):
+    task = LesionTask(32, number_of_classes=number_of_classes, difficulty=difficulty)
+    labels = set()
+    for scene in task.sample(40, seed=1):
+        source = task.label(scene.causes)
+        labels.add(source)
+        for target in set(range(number_of_classes)) - {source}:
+            for seed in range(3):
+                other = task.counterfactual(scene, target, seed=seed)
+                assert task.label(other.causes) == target
+                assert other.nuisances is scene.nuisances
+                assert edit_region(scene.image, other.image).any()
+    assert labels == set(range(number_of_classes))
+
+
+def melanoma(**causes):
+    return {name: -0.5 for name in (*SIGNS, "vascular", "scale")} | causes
+
+
+def test_what_makes_a_melanoma_depends_on_the_difficulty():
+    easy, middle, hard = (LesionTask(16, difficulty=d) for d in (1, 2, 3))
+    for causes, labels in (
+        (melanoma(), (0, 0, 0)),
+        (melanoma(blotch=0.5), (1, 1, 0)),
+        (melanoma(border=0.5), (0, 1, 0)),
+        (melanoma(size=0.5, asymmetry=0.5), (0, 0, 1)),
+        (melanoma(blotch=0.5, border=0.5), (1, 1, 1)),
+    ):
+        assert tuple(task.label(causes) for task in (easy, middle, hard)) == labels
+
+
+def test_lesions_are_edited_inside_them_and_in_one_place_for_one_sign():
+    task = LesionTask(48)
+    for scene in task.sample(12, seed=0):
+        may, must = task.edit_regions(scene, 1 - task.label(scene.causes), valid=4)
+        # A blotch at a place that is given: all counterfactuals agree.
+        assert must.sum() > 0.5 * may.sum()
+        assert may.mean() < 0.15
+        at = (np.arange(48) + 0.5) / 24 - 1
+        centre = [float((at[:, None] * may).sum()), float((at[None] * may).sum())]
+        x, y = scene.nuisances["centre"]
+        assert np.hypot(centre[1] / may.sum() - x, centre[0] / may.sum() - y) < 0.45
+
+
+def test_several_counterfactuals_leave_more_than_they_need():
+    task = LesionTask(48, difficulty=3)
+    scenes = [s for s in task.sample(60, seed=2) if task.label(s.causes) == 0]
+    sizes = [[r.sum() for r in task.edit_regions(s, 1, valid=8)] for s in scenes[:10]]
+    assert np.mean([must < 0.8 * may for may, must in sizes]) > 0.5
+
+
+def test_the_tag_goes_with_melanoma_and_is_no_cause():
+    task = LesionTask(16, shortcut=0.9)
+    scenes = task.sample(300, seed=0)
+    tagged = np.array([scene.nuisances["tag"] > 0 for scene in scenes])
+    agrees = tagged == (task.labels(scenes) == 1)
+    assert 0.84 < agrees.mean() < 0.96
+    scene = scenes[0]
+    region = task.tag_region(scene)
+    assert 0 < region.mean() < 0.15
+    other = task.counterfactual(scene, 1 - task.label(scene.causes))
+    assert other.nuisances["tag"] == scene.nuisances["tag"]
+    assert not any(s.nuisances["tag"] > 0 for s in LesionTask(16).sample(20, seed=0))
+
+
 def test_wrong_settings_are_refused(task, scenes):
+    for wrong in ({"number_of_classes": 3}, {"difficulty": 4}):
+        with pytest.raises(ConfigurationError, match="2 or 4 and difficulty"):
+            LesionTask(**wrong)
+    with pytest.raises(ConfigurationError, match="shortcut"):
+        LesionTask(shortcut=0.3)
     with pytest.raises(ConfigurationError, match="16 pixels or more"):
         FaceTask(8)
     with pytest.raises(ConfigurationError, match="attribute must be"):

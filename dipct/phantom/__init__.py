@@ -19,6 +19,7 @@ from dipct.phantom.ellipses import (
 )
 from dipct.phantom.ellipsoids import Ellipsoid
 from dipct.phantom.faces import ATTRIBUTES, FaceTask
+from dipct.phantom.lesions import SIGNS, LesionTask
 from dipct.phantom.noise_masks import noise_disc
 from dipct.phantom.rectangles import Rectangle, random_rectangles, rectangles
 from dipct.phantom.scenes import Scene, SceneTask, edit_region
@@ -28,8 +29,10 @@ from dipct.phantom.walnut import walnut
 __all__ = [
     "ATTRIBUTES",
     "DISCS",
+    "SIGNS",
     "Ellipsoid",
     "FaceTask",
+    "LesionTask",
     "Rectangle",
     "Scene",
     "SceneTask",
