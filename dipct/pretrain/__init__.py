@@ -26,5 +26,15 @@ from dipct.pretrain.snapshots import Snapshots as Snapshots
 from dipct.pretrain.spectrum import NetworkSpectrum as NetworkSpectrum
 from dipct.pretrain.spectrum import SpectrumSettings as SpectrumSettings
 from dipct.pretrain.spectrum import network_spectra as network_spectra
+from dipct.pretrain.trained_classifier import ARCHITECTURES as ARCHITECTURES
+from dipct.pretrain.trained_classifier import TrainedClassifier as TrainedClassifier
+from dipct.pretrain.trained_classifier import make_classifier as make_classifier
+from dipct.pretrain.trained_classifier import make_loss_estimator as make_loss_estimator
+from dipct.pretrain.trained_classifier import (
+    read_trained_classifier as read_trained_classifier,
+)
+from dipct.pretrain.trained_classifier import (
+    write_trained_classifier as write_trained_classifier,
+)
 from dipct.pretrain.training import SupervisedTraining as SupervisedTraining
 from dipct.pretrain.training import TrainingSettings as TrainingSettings

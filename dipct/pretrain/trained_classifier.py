@@ -1,0 +1,217 @@
+"""Files of trained classifiers, with their loss estimator and what that is worth.
+
+Layout (HDF5), version 1. Nothing in it is ever executed.
+
+==================  ===============================================================================
+``/`` attributes    ``format`` = "dipct-classifier", ``version``, ``duration_s``, ``created`` (ISO
+                    8601, UTC); as JSON ``architecture`` (name and options), ``image_shape``,
+                    ``classes``, ``task``, ``settings``, ``report``, ``versions``
+``model/*``         the state of the classifier by name, each in its own type
+``estimator/*``     that of the loss estimator, where there is one
+``history/*``       (records,): what was recorded in training
+==================  ===============================================================================
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import nn
+
+from dipct.classifier import LossEstimator, ResNet, resnet18, small_resnet
+from dipct.errors import ConfigurationError, DataError, FileFormatError
+from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group, open_hdf5, write_whole
+from dipct.operator import FeatureOperator
+from dipct.pretrain.classifier_report import HeadReport
+
+FORMAT, VERSION = "dipct-classifier", 1
+_EXPECTED = "a classifier, as written by dipct"
+_JSON = ("architecture", "image_shape", "classes", "task", "settings", "versions")
+_ARCHITECTURES = {"resnet18": resnet18, "small": small_resnet}
+ARCHITECTURES = tuple(_ARCHITECTURES)
+"""Names of the networks :func:`make_classifier` knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedClassifier:
+    """A classifier after training.
+
+    Attributes:
+        model: maps images [N C H W] to logits, in evaluation mode.
+        architecture: arguments of :func:`make_classifier`.
+        image_shape: [C H W] of the images that it was trained with.
+        classes: their names.
+        estimator: its loss estimator; None without one.
+        report: what the loss estimator is worth; None without one.
+        task: what it was trained on.
+        settings: of the training.
+        history: what was recorded on the way, by name.
+        duration_s: seconds of training.
+        created: when, ISO 8601 in UTC.
+        versions: of Python and the packages.
+    """
+
+    model: ResNet
+    architecture: Mapping[str, Any]
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    estimator: LossEstimator | None
+    report: HeadReport | None
+    task: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    history: Mapping[str, np.ndarray]
+    duration_s: float
+    created: str
+    versions: Mapping[str, str]
+
+    def features(self, layers: Sequence[str]) -> FeatureOperator:
+        """Features of images as an operator.
+
+        Args:
+            layers: see :class:`dipct.operator.FeatureOperator`.
+        """
+        return FeatureOperator(self.model, layers, self.image_shape)
+
+    def class_number(self, name: str) -> int:
+        """Number of a class from its name, or from itself in digits.
+
+        Raises:
+            ConfigurationError: there is no such class.
+        """
+        if name in self.classes:
+            return self.classes.index(name)
+        if name.isdecimal() and int(name) < len(self.classes):
+            return int(name)
+        named = ", ".join(f"{i} {each}" for i, each in enumerate(self.classes))
+        raise ConfigurationError(f"There is no class {name!r}; there are: {named}.")
+
+
+def make_classifier(name: str, *, classes: int, in_channels: int = 3, seed: int = 0) -> ResNet:
+    """A classifier with its first parameters.
+
+    Args:
+        name: ``resnet18``, or ``small`` for images of 32 to 64 pixels.
+        classes: number of classes.
+        in_channels: channels of the images.
+        seed: of the parameters.
+
+    Raises:
+        ConfigurationError: an unknown name or impossible numbers.
+    """
+    if name not in _ARCHITECTURES:
+        raise ConfigurationError(
+            f"The classifier must be {' or '.join(ARCHITECTURES)}; got {name!r}."
+        )
+    # Torch initialises modules from its global stream.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _ARCHITECTURES[name](classes, in_channels=in_channels)
+
+
+def make_loss_estimator(model: ResNet, *, seed: int = 0) -> LossEstimator:
+    """The loss estimator of a classifier, with its first parameters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LossEstimator(model.stage_channels)
+
+
+def write_trained_classifier(trained: TrainedClassifier, path: str | Path) -> None:
+    """Write a classifier, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left half-written.
+    """
+
+    def fill(file: h5py.File) -> None:
+        file.attrs.update(format=FORMAT, version=VERSION)
+        file.attrs.update(duration_s=trained.duration_s, created=trained.created)
+        for name in _JSON:
+            value = getattr(trained, name)
+            plain = dict(value) if isinstance(value, Mapping) else list(value)
+            file.attrs[name] = json.dumps(plain, sort_keys=True)
+        if trained.report is not None:
+            file.attrs["report"] = json.dumps(asdict(trained.report), sort_keys=True)
+        parts = (("model", trained.model), ("estimator", trained.estimator))
+        for name, module in parts:
+            if module is not None:
+                group = file.create_group(name)
+                for key, value in module.state_dict().items():
+                    group.create_dataset(key, data=value.cpu().numpy())
+        history = file.create_group("history")
+        for name, values in trained.history.items():
+            history.create_dataset(name, data=np.asarray(values))
+
+    write_whole(path, fill)
+
+
+def read_trained_classifier(path: str | Path) -> TrainedClassifier:
+    """Read a classifier.
+
+    Raises:
+        FileFormatError: missing, truncated, foreign, of a newer version, or with parameters that
+            do not belong to its architecture.
+        DataError: parameters that are not finite.
+    """
+    with open_hdf5(path, _EXPECTED) as file:
+        if file.attrs.get("format") != FORMAT:
+            raise FileFormatError(
+                f"expected {_EXPECTED}; this HDF5 file is another one (format "
+                f"{file.attrs.get('format')!r})."
+            )
+        if get_attribute(file, "version") > VERSION:
+            raise FileFormatError(
+                f"the file has version {get_attribute(file, 'version')}, this dipct reads up to "
+                f"{VERSION}. Upgrade dipct."
+            )
+        values = {name: json.loads(get_attribute(file, name)) for name in _JSON}
+        model = make_classifier(**values["architecture"])
+        _load(model, get_group(file, "model"))
+        estimator, report = None, None
+        if "estimator" in file:
+            estimator = make_loss_estimator(model)
+            _load(estimator, get_group(file, "estimator"))
+            report = HeadReport(**json.loads(get_attribute(file, "report")))
+        history = get_group(file, "history")
+        return TrainedClassifier(
+            model=model,
+            estimator=estimator,
+            report=report,
+            history={name: get_dataset(history, name)[()] for name in history},
+            duration_s=float(get_attribute(file, "duration_s")),
+            created=str(get_attribute(file, "created")),
+            **values
+            | {
+                "image_shape": tuple(values["image_shape"]),
+                "classes": tuple(values["classes"]),
+            },
+        )
+
+
+def _load(module: nn.Module, group: h5py.Group) -> None:
+    wanted = module.state_dict()
+    if set(group) != set(wanted):
+        missing, unknown = sorted(set(wanted) - set(group)), sorted(set(group) - set(wanted))
+        raise FileFormatError(
+            f"the parameters of {group.name} are not those of the architecture: "
+            f"{len(missing)} are missing and {len(unknown)} unknown."
+        )
+    state = {}
+    for name, tensor in wanted.items():
+        values = torch.from_numpy(np.asarray(get_dataset(group, name)[()]))
+        if values.shape != tensor.shape:
+            raise FileFormatError(
+                f"{group.name}/{name} must have shape {tuple(tensor.shape)}; the file holds "
+                f"{tuple(values.shape)}."
+            )
+        # Quantiles of a loss estimator that was not calibrated are none.
+        is_parameter = name in dict(module.named_parameters())
+        if is_parameter and not bool(torch.isfinite(values).all()):
+            raise DataError(f"{group.name}/{name} holds values that are not finite; train again.")
+        state[name] = values.to(tensor.dtype)
+    module.load_state_dict(state)
+    module.eval()
