@@ -76,13 +76,12 @@ def steps_table() -> str:
         [
             f"digit {r['digit']}, {r['views']} views, {round(100 * r['noise'])} %",
             str(r["iterations"]),
-            f"{r['seconds']:.0f}",
             f"{r['psnr_db']:.2f}",
             f"{r['log_likelihood']:.2f}",
         ]
         for r in json.loads(path.read_text())["rows"]
     ]
-    header = ["scan", "steps", "seconds", "PSNR [dB]", "log-likelihood [nat per pixel]"]
+    header = ["scan", "steps", "PSNR [dB]", "log-likelihood [nat per pixel]"]
     return table(header, rows)
 
 
