@@ -304,3 +304,26 @@ def test_wrong_fidelities_are_refused(psi):
     hidden = FeatureOperator(SmoothClassifier().double(), ["norm"], SHAPE)
     with pytest.raises(ConfigurationError, match="needs the logits"):
         ClassTarget(hidden, 0)
+
+
+def test_heads_are_taken_to_the_type_of_the_operator(psi):
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    head, centroids = LossEstimator((4, 3)), CentroidHead(3, 4)
+    torch.set_rng_state(state)
+    image = images()
+    assert LossEstimate(psi, head, ("norm", "second"), target=0.0).value(image).dtype == F64
+    target = torch.tensor([2, 3], dtype=torch.int32)
+    term = ClassKernel(psi, centroids, "second", source=0, target=target)
+    assert term.value(image).dtype == F64
+    assert head.last.weight.dtype == torch.float32
+    assert ClassTarget(psi, target).value(image).shape == (2,)
+
+
+def test_a_single_logit_has_no_other_class():
+    model = SmoothClassifier().double()
+    model.head = torch.nn.Linear(3, 1).double()
+    operator = FeatureOperator(model, [LOGITS], SHAPE)
+    with pytest.raises(ConfigurationError, match="use AttributeTargets"):
+        ClassTarget(operator, 0)
+    assert AttributeTargets(operator, torch.ones(1)).value(images()).shape == (2,)

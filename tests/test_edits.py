@@ -69,9 +69,22 @@ def test_an_edit_in_its_region_has_full_marks():
 def test_an_edit_elsewhere_has_none():
     found = localisation(*square(corner=(40, 40)), region_of())
     assert found.mass_accuracy == found.rank_accuracy == found.overlap == found.pointing == 0
+    assert found.matched_overlap == 0
     assert found.normalised_mass_accuracy == pytest.approx(-0.0625 / 0.9375)
     # The pixels that do not change are half of the time ahead of each other.
     assert found.auroc == pytest.approx(0.5 * (1 - 256 / 3840))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 8), slice(56, 64)])
+def test_pixels_that_do_not_change_are_no_better_in_one_place_than_in_another(rows):
+    query = np.zeros(SHAPE)
+    other = query.copy()
+    other[0, 30, 30] = 0.5
+    region = np.zeros(SHAPE[1:], dtype=bool)
+    region[rows] = True
+    found = localisation(query, other, region)
+    assert found.rank_accuracy == pytest.approx(511 / 512 * 512 / 4095, rel=1e-6)
+    assert found.matched_overlap < 0.1
 
 
 def test_random_edits_are_at_chance():
@@ -136,6 +149,16 @@ def test_intervals_hold_the_mean_as_often_as_they_say():
         low, high = bootstrap_interval(rng.normal(size=40), resamples=300, seed=seed)
         inside += low <= 0 <= high
     assert 0.88 < inside / 200 < 0.99
+
+
+def test_intervals_of_many_clusters_hold_the_mean():
+    rng, inside = np.random.default_rng(3), 0
+    clusters = np.repeat(np.arange(30), 5)
+    for seed in range(150):
+        values = rng.normal(size=30)[clusters] + 0.2 * rng.normal(size=150)
+        low, high = bootstrap_interval(values, clusters=clusters, resamples=300, seed=seed)
+        inside += low <= 0 <= high
+    assert 0.86 < inside / 150 < 0.99
 
 
 def test_few_clusters_make_wide_intervals():

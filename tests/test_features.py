@@ -172,6 +172,29 @@ def test_another_type(model):
     assert torch.allclose(found.double(), psi(images(2)), atol=1e-4)
 
 
+class Overwriting(nn.Module):
+    """Writes into what it is given, without saying so."""
+
+    def forward(self, *, x):
+        return x.relu_()
+
+
+def test_the_input_of_a_layer_is_seen_before_it_is_overwritten():
+    class Model(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.over = Overwriting()
+
+        def forward(self, x):
+            return super().forward(self.over(x=x - 0.5))
+
+    psi = FeatureOperator(Model().double(), ["over:input", "over"], SHAPE)
+    x = images(1)
+    found = psi.split(psi(x))
+    assert torch.allclose(found["over:input"], x - 0.5)
+    assert torch.allclose(found["over"], torch.relu(x - 0.5))
+
+
 class Twice(Classifier):
     def forward(self, x):
         return super().forward(self.stem[1](x))

@@ -55,10 +55,7 @@ def start(generator):
 
 def progressive(psi, generator, query, **settings):
     return ProgressiveFit(
-        generator,
-        stages_of(psi, generator, query, **settings),
-        start(generator),
-        selection=LastIterate(),
+        generator, stages_of(psi, generator, query, **settings), start(generator), LastIterate()
     )
 
 
@@ -89,7 +86,7 @@ def test_the_weight_of_the_fidelity_falls(psi, generator, query):
 def test_one_stage_of_all_blocks_is_a_plain_fit(psi, generator, query):
     objective = objective_of(psi, query)(1.0)
     one = ProgressiveFit(
-        generator, [FitStage(objective, Adam(1e-2), 5)], start(generator), selection=LastIterate()
+        generator, [FitStage(objective, Adam(1e-2), 5)], start(generator), LastIterate()
     )
     plain = GeneratorFit(
         generator, objective, start(generator), optimiser=Adam(1e-2), selection=LastIterate()
@@ -101,7 +98,7 @@ def test_one_stage_of_all_blocks_is_a_plain_fit(psi, generator, query):
 def test_the_optimiser_begins_anew_with_a_stage(psi, generator, query):
     objective = objective_of(psi, query)(1.0)
     stages = [FitStage(objective, Adam(1e-2), 3)] * 2
-    fit = ProgressiveFit(generator, stages, start(generator), selection=LastIterate())
+    fit = ProgressiveFit(generator, stages, start(generator), LastIterate())
     halves = GeneratorFit(
         generator, objective, start(generator), optimiser=Adam(1e-2), selection=LastIterate()
     )
@@ -122,16 +119,27 @@ def test_it_goes_on_exactly(psi, generator, query, stopped_after):
     assert torch.equal(rest.history["objective"], whole.history["objective"])
 
 
-def test_the_best_valid_iterate_is_sought_in_all_stages(psi, generator, query):
-    target = ClassTarget(psi, 4)
-    objective = Objective([(1.0, FeatureFidelity(psi, query, layers=["norm"])), (1.0, target)])
-    stages = [FitStage(objective, Adam(1e-2), 5), FitStage(objective, Adam(1e-2), 5)]
+def test_the_best_valid_iterate_is_sought_in_all_stages(generator, query):
+    model = SmoothClassifier().double()
+    with torch.no_grad():
+        model.head.weight *= 12
+    psi = FeatureOperator(model, ("norm", LOGITS), SHAPE)
+    fidelity = FeatureFidelity(psi, query, layers=["norm"])
+    first = int(psi.split(psi(generator(start(generator))))[LOGITS].argmax())
+    target = ClassTarget(psi, 2 if first != 2 else 4)
+    # Only the second stage asks for the class.
+    stages = [
+        FitStage(Objective([(1.0, fidelity), (weight, target)]), Adam(rate), steps)
+        for weight, rate, steps in ((0.0, 1e-3, 5), (10.0, 3e-2, 100))
+    ]
     rule = BestValidIterate(target, {"features": 1.0}, probability=0.5)
-    fit = ProgressiveFit(generator, stages, start(generator), selection=rule)
-    solution = iterate(fit, max_iterations=10, every=1)
-    logits = psi.split(psi(solution.value))[LOGITS]
+    fit = ProgressiveFit(generator, stages, start(generator), rule)
+    early = iterate(fit, max_iterations=5, every=1)
+    assert early.history["standing"][-1] == 0
+    solution = iterate(fit, max_iterations=105, every=1)
     assert solution.history["standing"][-1] >= 1
-    assert int(logits.argmax()) == 4
+    assert int(solution.history["chosen_step"][-1]) > 5
+    assert int(psi.split(psi(solution.value))[LOGITS].argmax()) == int(target.target)
 
 
 def test_wrong_settings_are_refused(psi, generator, query):
@@ -141,4 +149,10 @@ def test_wrong_settings_are_refused(psi, generator, query):
     with pytest.raises(ConfigurationError, match="relaxation"):
         progressive_stages(generator, make, weight=1.0, relaxation=1.5)
     with pytest.raises(ConfigurationError, match="one step or more"):
-        ProgressiveFit(generator, [], start(generator))
+        ProgressiveFit(generator, [], start(generator), LastIterate())
+    stages = [
+        FitStage(make(1.0), Adam(), 2),
+        FitStage(Objective([(1.0, FeatureFidelity(psi, query))]), Adam(), 2),
+    ]
+    with pytest.raises(ConfigurationError, match="Stage 2 has the terms features"):
+        ProgressiveFit(generator, stages, start(generator), LastIterate())

@@ -140,6 +140,21 @@ def test_lesions_are_edited_inside_them_and_in_one_place_for_one_sign():
         assert np.hypot(centre[1] / may.sum() - x, centre[0] / may.sum() - y) < 0.45
 
 
+def test_the_size_shows_whatever_the_nuisances():
+    diameters = {scene.causes["size"] > 0: [] for scene in LesionTask(16).sample(40, seed=0)}
+    for scene in LesionTask(16).sample(200, seed=0):
+        size = scene.nuisances["radius"] * (1 + 0.3 * scene.causes["size"])
+        diameters[scene.causes["size"] > 0].append(size)
+    assert max(diameters[False]) < min(diameters[True])
+
+
+def test_counterfactuals_of_pictures_differ(task, scenes):
+    causes = {
+        abs(task.counterfactual(s, 1 - task.label(s.causes)).causes["smile"]) for s in scenes[:20]
+    }
+    assert len(causes) == 20
+
+
 def test_several_counterfactuals_leave_more_than_they_need():
     task = LesionTask(48, difficulty=3)
     scenes = [s for s in task.sample(60, seed=2) if task.label(s.causes) == 0]
@@ -158,6 +173,8 @@ def test_the_tag_goes_with_melanoma_and_is_no_cause():
     assert 0 < region.mean() < 0.15
     other = task.counterfactual(scene, 1 - task.label(scene.causes))
     assert other.nuisances["tag"] == scene.nuisances["tag"]
+    moved = [task.with_other_nuisances(s, seed=1).nuisances["tag"] > 0 for s in scenes[:30]]
+    assert moved == [s.nuisances["tag"] > 0 for s in scenes[:30]]
     assert not any(s.nuisances["tag"] > 0 for s in LesionTask(16).sample(20, seed=0))
 
 

@@ -70,6 +70,8 @@ def test_a_classifier_needs_no_estimator(trained, tmp_path):
     read = read_trained_classifier(path)
     assert read.estimator is None
     assert read.report is None
+    write_trained_classifier(replace(trained, report=None), path)
+    assert read_trained_classifier(path).report is None
 
 
 def test_classes_by_name_or_number(trained):
@@ -103,6 +105,11 @@ def changed(path, change):
         (lambda f: f.__delitem__("model/conv1.weight"), FileFormatError, "1 are missing"),
         (lambda f: f.attrs.__delitem__("classes"), FileFormatError, "classes"),
         (lambda f: f["model/fc.bias"].write_direct(np.full(3, np.nan, "f4")), DataError, "finite"),
+        (
+            lambda f: f["model/bn1.running_var"].write_direct(np.full(16, np.nan, "f4")),
+            DataError,
+            "finite",
+        ),
         (
             lambda f: f.attrs.update(architecture='{"name": "small", "classes": 4}'),
             FileFormatError,

@@ -144,3 +144,16 @@ def test_wrong_settings_are_refused(psi):
     for wrong in ({}, {"features": -1.0}, {"class": 1.0}):
         with pytest.raises(ConfigurationError, match="weights of other terms"):
             BestValidIterate(target, wrong)
+
+
+def test_terms_that_the_objective_lacks_are_named(psi):
+    query, term = queries(1)[0], ClassTarget(psi, 1)
+    generator = PixelImage(SHAPE)
+    objective = Objective([(1.0, FeatureFidelity(psi, query)), (1.0, term)])
+    for rule in (
+        BestValidIterate(term, {"feature": 1.0}),
+        BestValidIterate(ClassTarget(psi.to(dtype=F64), 1), COSTS),
+    ):
+        fit = GeneratorFit(generator, objective, generator.parameters_of(query), selection=rule)
+        with pytest.raises(ConfigurationError, match="the selection asks for class"):
+            iterate(fit, max_iterations=1)

@@ -51,7 +51,7 @@ class LossEstimator(nn.Module):
             )
         self.stages = nn.ModuleList(nn.Linear(n, width) for n in channels)
         self.last = nn.Linear(len(channels) * width, 1)
-        for name in _QUANTILES:
+        for name in QUANTILES:
             self.register_buffer(name, torch.tensor(torch.nan))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -94,11 +94,11 @@ class LossEstimator(nn.Module):
             raise ShapeError(f"Predictions must be a vector; got {tuple(predicted.shape)}.")
         if not bool(torch.isfinite(predicted).all()):
             raise ConfigurationError("Predictions of the loss estimator are not finite.")
-        for name, share in _QUANTILES.items():
+        for name, share in QUANTILES.items():
             getattr(self, name).copy_(torch.quantile(predicted, share))
 
 
-_QUANTILES: Mapping[str, float] = {"low": 0.05, "median": 0.5, "high": 0.95}
+QUANTILES: Mapping[str, float] = {"low": 0.05, "median": 0.5, "high": 0.95}
 
 
 def ranking_loss(

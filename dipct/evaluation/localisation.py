@@ -79,19 +79,16 @@ def localisation(
         return Localisation(*[math.nan] * 8)
     mass, chance = float(energy[region].sum()) / total, float(region.mean())
     number = int(region.sum())
-    largest = np.zeros(region.size, dtype=bool)
-    # Stable, so that ties do not depend on the machine.
-    largest[np.argsort(-change.ravel(), kind="stable")[:number]] = True
-    largest = largest.reshape(region.shape)
+    hits = _hits_of_largest(change, region, number)
     smooth = ndimage.gaussian_filter(change, _POINTING_STD)
     return Localisation(
         mass_accuracy=mass,
         normalised_mass_accuracy=(mass - chance) / (1 - chance),
-        rank_accuracy=float((largest & region).sum()) / number,
+        rank_accuracy=hits / number,
         auroc=auroc(change[region], change[~region]),
         average_precision=_average_precision(change, region),
         overlap=_overlap(change > threshold, region),
-        matched_overlap=_overlap(largest, region),
+        matched_overlap=hits / (2 * number - hits),
         pointing=float(region.flat[int(smooth.argmax())]),
     )
 
@@ -144,6 +141,19 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     ranks = rankdata(np.concatenate([positive, negative]))
     n, m = len(positive), len(negative)
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def _hits_of_largest(score: np.ndarray, region: np.ndarray, number: int) -> float:
+    """Of so many pixels with the largest scores, how many lie in the region.
+
+    Pixels of equal score at the end of the choice count by their share: which of them come first
+    must not decide, least of all among those that do not change.
+    """
+    last = np.partition(score.ravel(), -number)[-number]
+    sure, tied = score > last, score == last
+    left = number - np.count_nonzero(sure)
+    share = np.count_nonzero(tied & region) / np.count_nonzero(tied)
+    return float(np.count_nonzero(sure & region) + left * share)
 
 
 def _average_precision(score: np.ndarray, region: np.ndarray) -> float:

@@ -48,6 +48,11 @@ class ClassTarget(OperatorTerm):
         super().__init__(operator)
         self.classes = number_of_classes(operator)
         self._split = operator.split
+        if self.classes < 2:
+            raise ConfigurationError(
+                "The classifier has one logit, whose class is that of its sign: use "
+                "AttributeTargets, or wrap it to give the logits -z / 2 and z / 2."
+            )
         self.target = torch.as_tensor(target)
         is_class = not self.target.is_floating_point() and self.target.numel() > 0
         if not is_class or not bool(((self.target >= 0) & (self.target < self.classes)).all()):
@@ -63,6 +68,7 @@ class ClassTarget(OperatorTerm):
                 "margin must be zero or more and probability from zero to one; got "
                 f"{margin} and {probability}."
             )
+        self.target = self.target.long()
         self.loss, self.margin, self.probability = loss, margin, probability
 
     def standing(self, eta: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ class LossEstimate(OperatorTerm):
                 "give one, or calibrate it with images."
             )
         self.stages, self.one_sided = tuple(stages), one_sided
-        self._head, self._split = _frozen(head), operator.split
+        self._head, self._split = _frozen(head, operator), operator.split
 
     def value_of(self, eta: Tensor) -> Tensor:
         """See :meth:`OperatorTerm.value_of`."""
@@ -118,7 +118,7 @@ class ClassKernel(OperatorTerm):
                 f"The centroids are of {head.weight.shape[2]} features and layer {layer} has "
                 f"{length}: they were made for another classifier."
             )
-        self.source, self.target = torch.as_tensor(source), torch.as_tensor(target)
+        self.source, self.target = torch.as_tensor(source).long(), torch.as_tensor(target).long()
         classes = head.counts.numel()
         both = (self.source, self.target)
         if not all(bool(((c >= 0) & (c < classes)).all()) for c in both) or bool(
@@ -133,7 +133,7 @@ class ClassKernel(OperatorTerm):
                 f"space must be log or kernel and margin zero or more; got {space!r} and {margin}."
             )
         self.layer, self.margin, self.space = layer, margin, space
-        self._head, self._split = _frozen(head), operator.split
+        self._head, self._split = _frozen(head, operator), operator.split
 
     def value_of(self, eta: Tensor) -> Tensor:
         """See :meth:`OperatorTerm.value_of`."""
@@ -225,9 +225,10 @@ def batch_norm_inputs(model: nn.Module) -> tuple[str, ...]:
     return names
 
 
-def _frozen(head: Any) -> Any:
-    """A copy that only maps: the user's stays as it is."""
-    return copy.deepcopy(head).eval().requires_grad_(False)
+def _frozen(head: Any, operator: FeatureOperator) -> Any:
+    """A copy that only maps, where the operator is: the user's stays as it is."""
+    found = copy.deepcopy(head).eval().requires_grad_(False)
+    return found.to(device=operator.device, dtype=operator.dtype)
 
 
 def _check_layers(operator: FeatureOperator, layers: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, ShapeError
@@ -112,16 +113,13 @@ class FeatureOperator(Operator):
         modules = dict(self._model.named_modules())
         stops = LOGITS not in self.layers
 
-        def hook(name: str) -> Callable[..., None]:
-            def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-                # A copy: what follows may write into it.
-                found[name] = _tapped(name, inputs, output).clone()
-                if stops and len(found) == len(hidden):
-                    raise _Done
+        def keep(name: str, values: Tensor) -> None:
+            # A copy: what follows may write into it.
+            found[name] = values.clone()
+            if stops and len(found) == len(hidden):
+                raise _Done
 
-            return keep
-
-        handles = [modules[_module(name)].register_forward_hook(hook(name)) for name in hidden]
+        handles = [_tap(modules, name, keep) for name in hidden]
         try:
             output = self._model((images - self._mean) / self._std)
         except _Done:
@@ -140,17 +138,12 @@ class FeatureOperator(Operator):
         kinds: dict[str, str] = {}
         modules = dict(self._model.named_modules())
 
-        def hook(name: str) -> Callable[..., None]:
-            def count(module: nn.Module, inputs: Any, output: Any) -> None:
-                counts[name] += 1
-                values = _tapped(name, inputs, output)
-                is_batch = isinstance(values, Tensor) and values.shape[:1] == (2,)
-                if not is_batch:
-                    kinds[name] = type(values).__name__
+        def count(name: str, values: Any) -> None:
+            counts[name] += 1
+            if not (isinstance(values, Tensor) and values.shape[:1] == (2,)):
+                kinds[name] = type(values).__name__
 
-            return count
-
-        handles = [modules[_module(name)].register_forward_hook(hook(name)) for name in counts]
+        handles = [_tap(modules, name, count) for name in counts]
         try:
             with torch.no_grad():
                 output = self._model((images - self._mean) / self._std)
@@ -191,8 +184,18 @@ def _module(layer: str) -> str:
     return layer.removesuffix(INPUT)
 
 
-def _tapped(layer: str, inputs: Any, output: Any) -> Any:
-    return inputs[0] if layer.endswith(INPUT) else output
+def _tap(
+    modules: dict[str, nn.Module], layer: str, see: Callable[[str, Any], None]
+) -> RemovableHandle:
+    """Show what a layer gives, or what it is given before it can write into it."""
+    module = modules[_module(layer)]
+    if not layer.endswith(INPUT):
+        return module.register_forward_hook(lambda _, inputs, output: see(layer, output))
+
+    def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        see(layer, next(iter((*inputs, *named.values())), None))
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def _frozen(model: nn.Module) -> nn.Module:

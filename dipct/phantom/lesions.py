@@ -113,7 +113,8 @@ class LesionTask(SceneTask):
         tone = rng.uniform(0.55, 0.95)
         return {
             "centre": rng.uniform(-0.25, 0.25, 2),
-            "radius": np.array(rng.uniform(0.34, 0.44)),
+            # Less than what the least difference in size makes.
+            "radius": np.array(rng.uniform(0.385, 0.4)),
             "skin": tone * np.array([1.0, 0.8, 0.7]) + rng.uniform(-0.03, 0.03, 3),
             "brown": rng.uniform(0.3, 0.5) * np.array([1.0, 0.62, 0.42]),
             "patch": rng.uniform(-0.4, 0.4, 2),
@@ -135,6 +136,11 @@ class LesionTask(SceneTask):
         goes_with = rng.random() < self.shortcut
         is_tagged = (self.label(scene.causes) == 1) == goes_with
         return self.with_tag(scene, bool(is_tagged))
+
+    def with_other_nuisances(self, scene: Scene, *, seed: int) -> Scene:
+        """See :meth:`SceneTask.with_other_nuisances`; the tag stays."""
+        other = super().with_other_nuisances(scene, seed=seed)
+        return self.with_tag(other, bool(scene.nuisances["tag"] > 0))
 
     def with_tag(self, scene: Scene, is_tagged: bool) -> Scene:
         """The same picture with the tag of the shortcut, or without it."""
@@ -208,7 +214,7 @@ class LesionTask(SceneTask):
             [0.05, 0.02, *(lopsided * np.array([0.12, 0.16])), *(ragged * np.full(4, 0.045))]
         )
         waves = amplitudes * np.cos(orders * angle[..., None] + n["phases"])
-        return n["radius"] * (1 + 0.25 * causes["size"]) * (1 + waves.sum(-1))
+        return n["radius"] * (1 + 0.3 * causes["size"]) * (1 + waves.sum(-1))
 
 
 def _cause(rng: np.random.Generator, is_there: bool) -> float:

@@ -20,7 +20,7 @@ class Scene:
 
     Attributes:
         causes: attributes by name; classes are functions of these alone.
-        nuisances: all else, by name.
+        nuisances: all else, by name; ``noise`` is a number of the picture's own.
         image: float32 [C H W] from zero to one.
     """
 
@@ -133,7 +133,9 @@ class SceneTask(ABC):
                 f"target must be another class than {self.label(scene.causes)} from 0 to "
                 f"{len(self.classes) - 1} ({', '.join(self.classes)}); got {target}."
             )
-        causes = self.causes_of_class(scene.causes, target, np.random.default_rng(seed))
+        # Not the same draw for every picture.
+        rng = np.random.default_rng([seed, int(scene.nuisances["noise"])])
+        causes = self.causes_of_class(scene.causes, target, rng)
         return replace(scene, causes=causes, image=self.render(causes, scene.nuisances))
 
     def with_other_nuisances(self, scene: Scene, *, seed: int) -> Scene:

@@ -6,7 +6,7 @@ Layout (HDF5), version 1. Nothing in it is ever executed.
 ``/`` attributes    ``format`` = "dipct-classifier", ``version``, ``duration_s``, ``created`` (ISO
                     8601, UTC); as JSON ``architecture`` (name and options), ``image_shape``,
                     ``classes``, ``task``, ``settings``, ``report``, ``versions``
-``model/*``         the state of the classifier by name, each in its own type
+``model/*``         the state of the classifier by name, float32 (counters int64)
 ``estimator/*``     that of the loss estimator, where there is one
 ``history/*``       (records,): what was recorded in training
 ==================  ===============================================================================
@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from dipct.classifier import LossEstimator, ResNet, resnet18, small_resnet
+from dipct.classifier.loss_estimator import QUANTILES
 from dipct.errors import ConfigurationError, DataError, FileFormatError
 from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group, open_hdf5, write_whole
 from dipct.operator import FeatureOperator
@@ -175,7 +176,8 @@ def read_trained_classifier(path: str | Path) -> TrainedClassifier:
         if "estimator" in file:
             estimator = make_loss_estimator(model)
             _load(estimator, get_group(file, "estimator"))
-            report = HeadReport(**json.loads(get_attribute(file, "report")))
+            if "report" in file.attrs:
+                report = HeadReport(**json.loads(get_attribute(file, "report")))
         history = get_group(file, "history")
         return TrainedClassifier(
             model=model,
@@ -208,9 +210,8 @@ def _load(module: nn.Module, group: h5py.Group) -> None:
                 f"{group.name}/{name} must have shape {tuple(tensor.shape)}; the file holds "
                 f"{tuple(values.shape)}."
             )
-        # Quantiles of a loss estimator that was not calibrated are none.
-        is_parameter = name in dict(module.named_parameters())
-        if is_parameter and not bool(torch.isfinite(values).all()):
+        # A loss estimator that was not calibrated has no quantiles.
+        if name not in QUANTILES and not bool(torch.isfinite(values).all()):
             raise DataError(f"{group.name}/{name} holds values that are not finite; train again.")
         state[name] = values.to(tensor.dtype)
     module.load_state_dict(state)

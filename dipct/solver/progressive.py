@@ -42,12 +42,14 @@ class ProgressiveFit(GeneratorFit):
         generator: G.
         stages: in order; the last goes on for as long as it is asked to.
         initial: first parameters, [... P].
-        selection: as for :class:`GeneratorFit`.
+        selection: as for :class:`GeneratorFit`; one that compares objectives would compare those
+            of different stages.
         loss_scale: likewise.
         measure: likewise.
 
     Raises:
-        ConfigurationError: no stage, or one without steps.
+        ConfigurationError: no stage, one without steps, or stages with other terms or another
+            kind of optimiser than the first.
     """
 
     def __init__(
@@ -55,8 +57,8 @@ class ProgressiveFit(GeneratorFit):
         generator: Generator,
         stages: Sequence[FitStage],
         initial: Tensor,
+        selection: Selection,
         *,
-        selection: Selection | None = None,
         loss_scale: float | None = None,
         measure: Measure | None = None,
     ) -> None:
@@ -75,8 +77,17 @@ class ProgressiveFit(GeneratorFit):
             loss_scale=loss_scale,
             measure=measure,
         )
-        for stage in stages[1:]:
+        terms = {term.name for _, term in first.objective.terms}
+        for number, stage in enumerate(stages[1:], 2):
             stage.optimiser.check(initial)
+            others = {term.name for _, term in stage.objective.terms}
+            if others != terms or type(stage.optimiser) is not type(first.optimiser):
+                raise ConfigurationError(
+                    f"Stage {number} has the terms {', '.join(sorted(others))} and "
+                    f"{type(stage.optimiser).__name__}; the first has {', '.join(sorted(terms))} "
+                    f"and {type(first.optimiser).__name__}. Give a term that shall not count the "
+                    "weight zero, or fit in two calls."
+                )
         self.stages = tuple(stages)
         self._losses = [GeneratorLoss(generator, s.objective, loss_scale) for s in stages]
         ends = torch.tensor([stage.steps for stage in stages]).cumsum(0).tolist()

@@ -56,6 +56,12 @@ class BestValidIterate(Selection):
 
     def start(self, first: Iterate) -> dict[str, Tensor]:
         """See :meth:`Selection.start`."""
+        missing = [n for n in (self.target.name, *self.costs) if n not in first.values]
+        if missing or id(self.target.operator) not in first.applied:
+            raise ConfigurationError(
+                f"The objective has the terms {', '.join(first.values)}; the selection asks for "
+                f"{', '.join([self.target.name, *self.costs])}, on the operator of its own target."
+            )
         zero = torch.zeros_like(first.objective)
         return super().start(first) | {
             "standing": zero - 1,
