@@ -5,7 +5,7 @@ import torch
 from catalogue import F64, SmoothClassifier
 
 from dipct.errors import ConfigurationError
-from dipct.generator import ImplicitNetwork, NetworkGenerator, fourier_features
+from dipct.generator import ImplicitNetwork, NetworkGenerator, PixelImage, fourier_features
 from dipct.objective import ClassTarget, FeatureFidelity, Objective
 from dipct.operator import LOGITS, FeatureOperator
 from dipct.solver import (
@@ -119,24 +119,25 @@ def test_it_goes_on_exactly(psi, generator, query, stopped_after):
     assert torch.equal(rest.history["objective"], whole.history["objective"])
 
 
-def test_the_best_valid_iterate_is_sought_in_all_stages(generator, query):
+def test_the_best_valid_iterate_is_sought_in_all_stages(query):
+    generator = PixelImage(SHAPE)
     model = SmoothClassifier().double()
     with torch.no_grad():
         model.head.weight *= 12
     psi = FeatureOperator(model, ("norm", LOGITS), SHAPE)
     fidelity = FeatureFidelity(psi, query, layers=["norm"])
-    first = int(psi.split(psi(generator(start(generator))))[LOGITS].argmax())
+    first = int(psi.split(psi(query))[LOGITS].argmax())
     target = ClassTarget(psi, 2 if first != 2 else 4)
     # Only the second stage asks for the class.
     stages = [
         FitStage(Objective([(1.0, fidelity), (weight, target)]), Adam(rate), steps)
-        for weight, rate, steps in ((0.0, 1e-3, 5), (10.0, 3e-2, 100))
+        for weight, rate, steps in ((0.0, 1e-3, 5), (1.0, 5e-2, 300))
     ]
     rule = BestValidIterate(target, {"features": 1.0}, probability=0.5)
-    fit = ProgressiveFit(generator, stages, start(generator), rule)
+    fit = ProgressiveFit(generator, stages, generator.parameters_of(query), rule)
     early = iterate(fit, max_iterations=5, every=1)
     assert early.history["standing"][-1] == 0
-    solution = iterate(fit, max_iterations=105, every=1)
+    solution = iterate(fit, max_iterations=305, every=1)
     assert solution.history["standing"][-1] >= 1
     assert int(solution.history["chosen_step"][-1]) > 5
     assert int(psi.split(psi(solution.value))[LOGITS].argmax()) == int(target.target)

@@ -83,8 +83,8 @@ class ClassifierTraining(Method):
     """Minimise cross-entropy and ranking loss over batches, by Adam.
 
     The batch of a step is a function of the step's number and the seed, so that training resumes
-    exactly, unless the model itself draws, as dropout does from torch's own stream. The modules given serve as architecture and first parameters and are not changed; see
-    :meth:`modules`.
+    exactly, unless the model itself draws, as dropout does from torch's own stream. The modules
+    given serve as architecture and first parameters and are not changed; see :meth:`modules`.
 
     Figures: ``loss``, ``ranking`` and ``accuracy`` of the batches (running means).
 
