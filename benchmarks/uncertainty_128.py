@@ -251,13 +251,19 @@ def check_text(name: str, r: dict) -> str:
         np.array(r[k]) for k in ("exact_gradient", "gradient", "gradient_error")
     )
     inside = int(np.sum(np.abs(found - exactly) < 2 * error))
+    value = f"value {r['value']:.1f} ± {r['value_error']:.1f} nat, exactly {r['exact_value']:.1f}; "
+    failed = ""
+    if not r["solved"]:
+        value = f"no value (exactly {r['exact_value']:.1f} nat); "
+        failed = (
+            " The linear systems were not solved, and the estimates say so: in single precision "
+            "the noise is too far below the signal here."
+        )
     return (
         f"`{name}`, stochastic estimates at the hyper-parameters of evidence and TV, {PROBES} "
-        f"probes: value {r['value']:.1f} ± {r['value_error']:.1f} nat, exactly "
-        f"{r['exact_value']:.1f}; "
-        f"{inside} of {len(found)} components of the gradient within two standard errors; "
-        f"largest residual of a linear system {max(r['residuals']):.1e}; {r['passes']} passes, "
-        f"{r['seconds'] / 60:.0f} minutes."
+        f"probes: {value}{inside} of {len(found)} components of the gradient within two standard "
+        f"errors; largest residual of a linear system {max(r['residuals']):.1e}; {r['passes']} "
+        f"passes, {r['seconds'] / 60:.0f} minutes.{failed}"
     )
 
 
