@@ -37,8 +37,7 @@ PIXELS, STEPS, DRAWS, PROBES = 128, 3000, 512, 10
 # Share of the peak above which a pixel belongs to the object.
 OBJECT = 0.05
 SCANS = ("walnut", "ta")
-# The reference of the disc is wrong in the corners, which no view sees whole: scores are of the
-# square inside it.
+# The reference of the disc is not zero in the empty corners: scores are of the square inside it.
 MARGIN = {"walnut": 0, "ta": 22}
 # Titles, settings.
 ARMS = {

@@ -116,6 +116,27 @@ def check_is_file(path: str | Path, expected: str) -> None:
         raise FileFormatError(f"{path}: expected {expected}; reading the file is not allowed.")
 
 
+def check_format(file: h5py.File, name: str, version: int, expected: str) -> None:
+    """Raise a :class:`FileFormatError` unless a file is of a kind, and not newer than known.
+
+    Args:
+        file: with the attributes ``format`` and ``version``.
+        name: of the format.
+        version: the newest that can be read.
+        expected: what the file should be, for the message.
+    """
+    found = file.attrs.get("format")
+    if found != name:
+        raise FileFormatError(
+            f"expected {expected}; this HDF5 file is another one (format {found!r})."
+        )
+    if get_attribute(file, "version") > version:
+        raise FileFormatError(
+            f"the file has version {get_attribute(file, 'version')}, this dipct reads up to "
+            f"{version}. Upgrade dipct."
+        )
+
+
 def get_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     """The dataset of a name, or a :class:`FileFormatError` that says it is missing."""
     found = group.get(name)

@@ -98,7 +98,12 @@ def _rotated(group: FilterGroup, basis: Tensor) -> tuple[Tensor, list[tuple[int,
 
 
 def gram_working_bytes(groups: Sequence[FilterGroup], n_rows: int) -> int:
-    """Bytes that :func:`gram_matrices` takes beside its result and the Jacobian."""
+    """Bytes that :func:`gram_matrices` takes beside its result and the Jacobian.
+
+    Args:
+        groups: of the prior.
+        n_rows: of the Jacobian, m.
+    """
     products = max(len(_rotated(g, _square_basis(g.positions))[1]) for g in groups)
     largest = 8 * n_rows * max(group.size for group in groups)
     return 8 * products * n_rows**2 + 2 * min(_BYTES_AT_ONCE, largest)

@@ -18,7 +18,6 @@ from dipct.solver import Adam, Method, OneCycle, Status
 
 # Figures are averages over about so many steps.
 _AVERAGED_STEPS = 20
-_AT_ONCE = 256
 _SEEDS_APART = 1_000_003
 
 

@@ -26,7 +26,14 @@ import numpy as np
 from dipct.errors import ConfigurationError, DataError, FileFormatError
 from dipct.generator import ParameterLayout, UNet, make_network
 from dipct.measurement.digest import geometry_digest
-from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group, open_hdf5, write_whole
+from dipct.measurement.hdf5 import (
+    check_format,
+    get_attribute,
+    get_dataset,
+    get_group,
+    open_hdf5,
+    write_whole,
+)
 from dipct.measurement.scan import Scan
 from dipct.pretrain.snapshots import Snapshots
 
@@ -160,16 +167,7 @@ def read_pretrained_network(path: str | Path, *, snapshots: bool = False) -> Pre
         DataError: parameters that are not finite.
     """
     with open_hdf5(path, _EXPECTED) as file:
-        if file.attrs.get("format") != FORMAT:
-            raise FileFormatError(
-                f"expected {_EXPECTED}; this HDF5 file is another one (format "
-                f"{file.attrs.get('format')!r})."
-            )
-        if get_attribute(file, "version") > VERSION:
-            raise FileFormatError(
-                f"the file has version {get_attribute(file, 'version')}, this dipct reads up to "
-                f"{VERSION}. Upgrade dipct."
-            )
+        check_format(file, FORMAT, VERSION, _EXPECTED)
         history = get_group(file, "history")
         found = PretrainedNetwork(
             theta=get_dataset(file, "theta")[()],

@@ -26,7 +26,14 @@ from torch import nn
 from dipct.classifier import LossEstimator, ResNet, resnet18, small_resnet
 from dipct.classifier.loss_estimator import QUANTILES
 from dipct.errors import ConfigurationError, DataError, FileFormatError
-from dipct.measurement.hdf5 import get_attribute, get_dataset, get_group, open_hdf5, write_whole
+from dipct.measurement.hdf5 import (
+    check_format,
+    get_attribute,
+    get_dataset,
+    get_group,
+    open_hdf5,
+    write_whole,
+)
 from dipct.operator import FeatureOperator
 from dipct.pretrain.classifier_report import HeadReport
 
@@ -159,16 +166,7 @@ def read_trained_classifier(path: str | Path) -> TrainedClassifier:
         DataError: parameters that are not finite.
     """
     with open_hdf5(path, _EXPECTED) as file:
-        if file.attrs.get("format") != FORMAT:
-            raise FileFormatError(
-                f"expected {_EXPECTED}; this HDF5 file is another one (format "
-                f"{file.attrs.get('format')!r})."
-            )
-        if get_attribute(file, "version") > VERSION:
-            raise FileFormatError(
-                f"the file has version {get_attribute(file, 'version')}, this dipct reads up to "
-                f"{VERSION}. Upgrade dipct."
-            )
+        check_format(file, FORMAT, VERSION, _EXPECTED)
         values = {name: json.loads(get_attribute(file, name)) for name in _JSON}
         model = make_classifier(**values["architecture"])
         _load(model, get_group(file, "model"))
