@@ -472,7 +472,7 @@ def test_blocks_are_in_order_with_their_sizes():
         ([], None),
         (None, set()),
     ],
-    ids=str,
+    ids=["all", "blocks", "kind", "kinds", "block and kind", "no block", "no kind"],
 )
 def test_masks_mark_the_chosen_parameters(blocks, kinds):
     mask = LAYOUT.mask(blocks=blocks, kinds=kinds)
