@@ -14,10 +14,12 @@ from dipct.objective import (
     BatchStatistics,
     ClassKernel,
     ClassTarget,
+    FeatureActivation,
     FeatureFidelity,
     ImageFidelity,
     LossEstimate,
     Objective,
+    PixelNorm,
     TotalVariation,
     batch_norm_inputs,
 )
@@ -59,7 +61,7 @@ def test_the_input_of_a_layer_is_what_goes_into_it(psi):
     assert torch.allclose(found["norm"], model.norm(model.first(images())))
 
 
-@pytest.mark.parametrize("distance", ["relative", "mean-square", "l2"])
+@pytest.mark.parametrize("distance", ["relative", "mean-square", "l2", "l1"])
 def test_feature_fidelity_is_the_mean_of_the_layers_distances(psi, distance):
     query, image = images(seed=1), images(seed=2)
     term = FeatureFidelity(psi, query, layers=("norm", "second"), distance=distance)
@@ -72,6 +74,7 @@ def test_feature_fidelity_is_the_mean_of_the_layers_distances(psi, distance):
                 "relative": difference.square().sum(1) / other[name].flatten(1).square().sum(1),
                 "mean-square": difference.square().mean(1),
                 "l2": difference.norm(dim=1),
+                "l1": difference.abs().mean(1),
             }[distance]
         )
     assert torch.allclose(term.value(image), torch.stack(each).mean(0), atol=1e-6)
@@ -123,6 +126,86 @@ def test_pixels_that_may_change_do_not_count():
         ImageFidelity(query, allowed=allowed.float())
     with pytest.raises(ShapeError, match="C H W"):
         ImageFidelity(query[0])
+
+
+def test_the_mean_absolute_distance_has_a_gradient_everywhere():
+    query = images(1)[0]
+    term, image = ImageFidelity(query, distance="l1"), images(1, seed=3)[0]
+    image[0] = query[0]
+    x = image.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(term.value(x), x)
+    wanted = (image - query).sign() / query.numel()
+    assert torch.allclose(gradient, wanted, rtol=1e-6)
+    assert torch.equal(gradient[0], torch.zeros_like(gradient[0]))
+    # Unlike a squared distance, it does not care whether one pixel changes or many do.
+    one, many = query.clone(), query + 1 / query.numel()
+    one[0, 0, 0] += 1
+    for distance, factor in (("l1", 1), ("mean-square", query.numel())):
+        values = [ImageFidelity(query, distance=distance).value(changed) for changed in (one, many)]
+        assert float(values[0] / values[1]) == pytest.approx(factor, rel=1e-3)
+
+
+def test_the_pixel_norm_is_the_mean_power_of_what_is_not_grey():
+    image = torch.tensor([[[0.5, 0.5], [0.7, 0.1]], [[1.0, 0.5], [0.5, 0.5]]], dtype=F64)
+    by_hand = {2.0: 0.04 + 0.16 + 0.25, 6.0: 0.2**6 + 0.4**6 + 0.5**6, 1.0: 0.2 + 0.4 + 0.5}
+    for exponent, total in by_hand.items():
+        term = PixelNorm((2, 2, 2), exponent=exponent)
+        assert float(term.value(image)) == pytest.approx(total / 8)
+        batch = torch.stack([image, torch.full_like(image, 0.5)])
+        assert term.value(batch).tolist() == pytest.approx([total / 8, 0])
+    black = PixelNorm((2, 2, 2), centre=0.0).value(image)
+    assert float(black) == pytest.approx(float(image.square().mean()))
+    assert float(PixelNorm((2, 2, 2)).value(image)) != pytest.approx(float(black))
+    channels = PixelNorm((2, 2, 2), centre=torch.tensor([0.5, 1.0]))
+    assert float(channels.value(image)) == pytest.approx((0.04 + 0.16 + 3 * 0.25) / 8)
+    assert float(PixelNorm((1, 2, 2, 2)).value(image[None])) == pytest.approx(by_hand[2.0] / 8)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 6.0])
+def test_gradients_of_the_pixel_norm_are_differences(exponent):
+    term = PixelNorm(SHAPE, exponent=exponent, centre=torch.tensor([0.4, 0.55]))
+    x = images(2).requires_grad_()
+    assert torch.autograd.gradcheck(term.value, x, eps=1e-6, atol=1e-8)
+    grey = torch.full(SHAPE, 0.5, dtype=F64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(PixelNorm(SHAPE, exponent=exponent).value(grey), grey)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_large_exponents_only_mind_what_is_far_from_grey():
+    near, far = (torch.full(SHAPE, value, dtype=F64) for value in (0.6, 1.0))
+    ratios = []
+    for exponent in (2.0, 6.0):
+        term = PixelNorm(SHAPE, exponent=exponent)
+        ratios.append(float(term.value(far) / term.value(near)))
+    assert ratios == pytest.approx([5.0**2, 5.0**6])
+
+
+def test_activations_are_of_a_layer_a_channel_or_a_logit(psi):
+    image = images()
+    found = psi.split(psi(image))
+    whole = FeatureActivation(psi, "second").value(image)
+    assert torch.allclose(whole, -found["second"].mean((1, 2, 3)))
+    for channel in range(3):
+        value = FeatureActivation(psi, "second", channel=channel).value(image)
+        assert torch.allclose(value, -found["second"][:, channel].mean((1, 2)))
+        others = [-found["second"][:, k].mean((1, 2)) for k in range(3) if k != channel]
+        assert not any(torch.allclose(value, other) for other in others)
+    assert torch.allclose(FeatureActivation(psi).value(image), -found[LOGITS].mean(1))
+    classes = torch.tensor([4, 1])
+    value = FeatureActivation(psi, channel=classes).value(image)
+    assert torch.allclose(value, -found[LOGITS][torch.arange(2), classes])
+    for i in range(2):
+        alone = FeatureActivation(psi, channel=int(classes[i])).value(image[i])
+        assert torch.allclose(alone, value[i])
+
+
+def test_an_activation_grows_against_its_gradient_and_no_other_as_much(psi):
+    x = images(1)[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(FeatureActivation(psi, channel=3).value(x), x)
+    with torch.no_grad():
+        change = psi.split(psi(x - 1e-4 * gradient))[LOGITS] - psi.split(psi(x))[LOGITS]
+    assert int(change.argmax()) == 3
+    assert float(change[3]) == pytest.approx(1e-4 * float(gradient.square().sum()), rel=1e-3)
 
 
 def test_target_classes(psi):
@@ -300,10 +383,51 @@ def test_wrong_fidelities_are_refused(psi):
     with pytest.raises(ConfigurationError, match="layers norm:input, norm"):
         FeatureFidelity(psi, images(), layers=["first"])
     with pytest.raises(ConfigurationError, match="distance must be"):
-        FeatureFidelity(psi, images(), distance="l1")
+        FeatureFidelity(psi, images(), distance="l0")
     hidden = FeatureOperator(SmoothClassifier().double(), ["norm"], SHAPE)
     with pytest.raises(ConfigurationError, match="needs the logits"):
         ClassTarget(hidden, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"exponent": 0.5}, "exponent must be"),
+        ({"exponent": math.inf}, "exponent must be"),
+        ({"exponent": math.nan}, "exponent must be"),
+        ({"centre": math.nan}, "centre must be finite"),
+    ],
+)
+def test_wrong_pixel_norms_are_refused(settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        PixelNorm(SHAPE, **settings)
+
+
+def test_shapes_that_do_not_fit_the_pixel_norm_are_refused():
+    for shape in (SHAPE[1:], (2, *SHAPE)):
+        with pytest.raises(ShapeError, match="needs a shape"):
+            PixelNorm(shape)
+    with pytest.raises(ShapeError, match="The centre must have shape"):
+        PixelNorm(SHAPE, centre=torch.zeros(3))
+    with pytest.raises(ShapeError, match="The image must have shape"):
+        PixelNorm(SHAPE).value(images()[..., :-1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "channel", "message"),
+    [
+        ("first", None, "layers norm:input, norm"),
+        ("second", 3, "from 0 to 2 for layer second"),
+        (LOGITS, 5, "from 0 to 4 for layer logits"),
+        (LOGITS, -1, "from 0 to 4"),
+        (LOGITS, 1.0, "whole number"),
+        (LOGITS, True, "whole number"),
+        (LOGITS, torch.tensor([0, 7]), "from 0 to 4"),
+    ],
+)
+def test_activations_that_do_not_exist_are_refused(psi, layer, channel, message):
+    with pytest.raises(ConfigurationError, match=message):
+        FeatureActivation(psi, layer, channel=channel)
 
 
 def test_heads_are_taken_to_the_type_of_the_operator(psi):

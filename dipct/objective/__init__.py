@@ -1,5 +1,6 @@
 """The objective: fidelities, total variation, targets and manifold consistency as terms."""
 
+from dipct.objective.activation import FeatureActivation as FeatureActivation
 from dipct.objective.class_target import AttributeTargets as AttributeTargets
 from dipct.objective.class_target import ClassTarget as ClassTarget
 from dipct.objective.conventions import CONVENTIONS as CONVENTIONS
@@ -20,6 +21,7 @@ from dipct.objective.objective import Objective as Objective
 from dipct.objective.objective import OperatorTerm as OperatorTerm
 from dipct.objective.objective import Term as Term
 from dipct.objective.objective import TotalVariation as TotalVariation
+from dipct.objective.pixel_norm import PixelNorm as PixelNorm
 from dipct.objective.total_variation import gradient_norm as gradient_norm
 from dipct.objective.total_variation import project_dual_ball as project_dual_ball
 from dipct.objective.total_variation import total_variation as total_variation

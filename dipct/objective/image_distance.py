@@ -10,7 +10,7 @@ from dipct.errors import ConfigurationError, ShapeError
 from dipct.objective.objective import OperatorTerm, Term
 from dipct.operator import FeatureOperator
 
-Distance = Literal["relative", "mean-square", "l2"]
+Distance = Literal["relative", "mean-square", "l2", "l1"]
 
 # Below it a length has no direction: of float32 values of order one.
 _TINY = 1e-12
@@ -28,7 +28,8 @@ class FeatureFidelity(OperatorTerm):
         operator: features.
         query: [... C H W], with batch axes if there are several.
         layers: which of the operator's layers count; default: all.
-        distance: ``relative``, ``mean-square`` of the differences, or their length ``l2``.
+        distance: ``relative``, ``mean-square`` of the differences, their length ``l2``, or their
+            mean absolute value ``l1``, rounded off within a millionth around zero.
 
     Raises:
         ConfigurationError: a layer that the operator does not have, or another distance.
@@ -119,6 +120,8 @@ def distance_of(one: Tensor, other: Tensor, *, ndim: int, distance: Distance) ->
         [...].
     """
     squares = (one - other).square().flatten(-ndim)
+    if distance == "l1":
+        return (squares + _TINY).sqrt().mean(-1) - _TINY**0.5
     if distance == "mean-square":
         return squares.mean(-1)
     if distance == "l2":
@@ -127,6 +130,8 @@ def distance_of(one: Tensor, other: Tensor, *, ndim: int, distance: Distance) ->
 
 
 def _checked(distance: Distance) -> Distance:
-    if distance not in ("relative", "mean-square", "l2"):
-        raise ConfigurationError(f"distance must be relative, mean-square or l2; got {distance!r}.")
+    if distance not in ("relative", "mean-square", "l2", "l1"):
+        raise ConfigurationError(
+            f"distance must be relative, mean-square, l2 or l1; got {distance!r}."
+        )
     return distance
