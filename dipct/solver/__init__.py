@@ -13,10 +13,13 @@ from dipct.solver.discrepancy import WeightChoice as WeightChoice
 from dipct.solver.discrepancy import attainable_discrepancy as attainable_discrepancy
 from dipct.solver.discrepancy import tv_weight_by_discrepancy as tv_weight_by_discrepancy
 from dipct.solver.dropout import DropoutOptimiser as DropoutOptimiser
+from dipct.solver.gradient_step import NormalisedStep as NormalisedStep
+from dipct.solver.gradient_step import ProjectedSignStep as ProjectedSignStep
 from dipct.solver.iteration import Callback as Callback
 from dipct.solver.iteration import Method as Method
 from dipct.solver.iteration import StoppingRule as StoppingRule
 from dipct.solver.iteration import iterate as iterate
+from dipct.solver.jitter import Jittered as Jittered
 from dipct.solver.lbfgs import LBFGS as LBFGS
 from dipct.solver.loss import Evaluation as Evaluation
 from dipct.solver.loss import GeneratorLoss as GeneratorLoss
