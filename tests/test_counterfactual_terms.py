@@ -13,6 +13,7 @@ from dipct.objective import (
     AttributeTargets,
     BatchStatistics,
     ClassKernel,
+    ClassProbabilities,
     ClassTarget,
     FeatureActivation,
     FeatureFidelity,
@@ -225,6 +226,36 @@ def test_target_classes(psi):
     assert torch.equal(
         ClassTarget(psi, best, loss="margin").value(image), torch.zeros(2, dtype=F64)
     )
+
+
+def test_a_logit_is_minimised_without_bound(psi):
+    logits = psi.split(psi(images()))[LOGITS]
+    target = ClassTarget(psi, 1, loss="logit")
+    assert torch.equal(target.value(images()), -logits[:, 1])
+
+
+def test_probabilities_of_the_query_are_the_minimum(psi):
+    probabilities = psi.split(psi(images()))[LOGITS].softmax(-1)
+    term = ClassProbabilities(psi, probabilities, name="class of another")
+    assert torch.allclose(term.value(images()), torch.zeros(2, dtype=F64), atol=1e-12)
+    assert (term.value(images(seed=1)) > 0).all()
+    certain = F.one_hot(torch.tensor(1), probabilities.shape[-1]).to(F64)
+    of_class = ClassProbabilities(psi, certain, name="one class")
+    wanted = ClassTarget(psi, 1).value(images())
+    assert torch.allclose(of_class.value(images()), wanted)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "error", "message"),
+    [
+        ([0.5, 0.6, 0.2, 0.0, 0.0], ConfigurationError, "add up to one"),
+        ([1.5, -0.5, 0.0, 0.0, 0.0], ConfigurationError, "zero or more"),
+        ([0.5, 0.5], ShapeError, "has 5 classes"),
+    ],
+)
+def test_wrong_probabilities_are_refused(psi, probabilities, error, message):
+    with pytest.raises(error, match=message):
+        ClassProbabilities(psi, torch.tensor(probabilities), name="other")
 
 
 def test_attributes_that_are_pinned_are_drawn_back(psi):

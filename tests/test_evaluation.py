@@ -185,3 +185,18 @@ def test_score_of_the_challenges_own_reconstruction():
 def test_importing_the_metrics_does_not_load_scikit_image():
     code = "import sys, dipct.evaluation; sys.exit('skimage' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_given_range_takes_the_place_of_that_of_the_truth():
+    rng = np.random.default_rng(0)
+    truth = 0.2 + 0.3 * rng.random((16, 16))
+    image = truth + 0.01 * rng.standard_normal((16, 16))
+    wanted = -10 * np.log10(np.mean((image - truth) ** 2))
+    assert psnr(image, truth, data_range=1.0) == pytest.approx(wanted)
+    assert psnr(image, truth) < wanted
+    assert ssim(image, truth, data_range=1.0) > ssim(image, truth)
+    # A picture of one colour has no range of its own.
+    assert psnr(np.full((8, 8), 0.4), np.full((8, 8), 0.5), data_range=1.0) == pytest.approx(20)
+    for wrong in (0.0, -1.0, np.inf):
+        with pytest.raises(DataError, match="data_range"):
+            psnr(image, truth, data_range=wrong)

@@ -71,7 +71,7 @@ def test_the_edit_region_holds_every_change(task, scenes):
 
 def test_no_picture_is_between_two_classes(scenes):
     values = np.array([list(scene.causes.values()) for scene in scenes])
-    assert np.abs(values).min() >= 0.12
+    assert np.abs(values).min() >= 0.3
     assert (0.3 < (values > 0).mean(0)).all()
     assert ((values > 0).mean(0) < 0.7).all()
 

@@ -5,32 +5,45 @@ import numpy as np
 from dipct.errors import DataError, ShapeError
 
 
-def psnr(image: np.ndarray, truth: np.ndarray, *, mask: np.ndarray | None = None) -> float:
+def psnr(
+    image: np.ndarray,
+    truth: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    data_range: float | None = None,
+) -> float:
     """Peak signal-to-noise ratio, ``20 log10(range) - 10 log10(MSE)``.
-
-    The range is maximum minus minimum of the truth (inside the mask).
 
     Args:
         image: [H W] or [Z H W].
         truth: of the same shape and unit.
         mask: pixels that count, boolean; all by default.
+        data_range: of possible values, as one for photographs; default: maximum minus minimum of
+            the truth (inside the mask).
 
     Returns:
         PSNR in dB; infinite for equal images.
 
     Raises:
         ShapeError: image, truth or mask differ in shape.
-        DataError: values that are not finite, an empty mask, or a constant truth.
+        DataError: values that are not finite, an empty mask, a constant truth, or a range that
+            is not positive.
     """
     image, truth, inside = _checked(image, truth, mask)
-    span = _range(truth[inside])
+    span = _range(truth[inside], data_range)
     error = float(np.mean((image[inside] - truth[inside]) ** 2))
     if error == 0:
         return float("inf")
     return float(20 * np.log10(span) - 10 * np.log10(error))
 
 
-def ssim(image: np.ndarray, truth: np.ndarray, *, mask: np.ndarray | None = None) -> float:
+def ssim(
+    image: np.ndarray,
+    truth: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    data_range: float | None = None,
+) -> float:
     """Structural similarity (Wang et al. 2004, IEEE Trans. Image Process. 13, 600).
 
     Uniform windows of 7 pixels along every axis, range as in :func:`psnr`. With a mask, the mean of
@@ -40,20 +53,22 @@ def ssim(image: np.ndarray, truth: np.ndarray, *, mask: np.ndarray | None = None
         image: [H W] or [Z H W], at least 7 pixels along each axis.
         truth: of the same shape and unit.
         mask: pixels that count, boolean; all by default.
+        data_range: see :func:`psnr`.
 
     Returns:
         Mean structural similarity, at most 1.
 
     Raises:
         ShapeError: image, truth or mask differ in shape, or are smaller than the window.
-        DataError: values that are not finite, an empty mask, or a constant truth.
+        DataError: values that are not finite, an empty mask, a constant truth, or a range that
+            is not positive.
     """
     from skimage.metrics import structural_similarity
 
     image, truth, inside = _checked(image, truth, mask)
     if min(truth.shape) < 7:
         raise ShapeError(f"SSIM needs at least 7 pixels along each axis; got {truth.shape}.")
-    span = _range(truth[inside])
+    span = _range(truth[inside], data_range)
     if mask is None:
         return float(structural_similarity(truth, image, data_range=span))
     _, local = structural_similarity(truth, image, data_range=span, full=True)
@@ -112,7 +127,11 @@ def _checked(
     return first, second, inside
 
 
-def _range(truth: np.ndarray) -> float:
+def _range(truth: np.ndarray, given: float | None) -> float:
+    if given is not None:
+        if not 0 < given < np.inf:
+            raise DataError(f"data_range must be positive and finite; got {given}.")
+        return float(given)
     span = float(np.ptp(truth))
     if span == 0:
         raise DataError(

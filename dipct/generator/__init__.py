@@ -17,6 +17,7 @@ from dipct.generator.parameters import ParameterLayout as ParameterLayout
 from dipct.generator.pixels import PixelImage as PixelImage
 from dipct.generator.presets import NETWORKS as NETWORKS
 from dipct.generator.presets import make_network as make_network
+from dipct.generator.region import RegionGenerator as RegionGenerator
 from dipct.generator.singular_values import SingularValues as SingularValues
 from dipct.generator.subspace import Subspace as Subspace
 from dipct.generator.trajectory import principal_directions as principal_directions

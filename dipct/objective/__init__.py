@@ -2,6 +2,7 @@
 
 from dipct.objective.activation import FeatureActivation as FeatureActivation
 from dipct.objective.class_target import AttributeTargets as AttributeTargets
+from dipct.objective.class_target import ClassProbabilities as ClassProbabilities
 from dipct.objective.class_target import ClassTarget as ClassTarget
 from dipct.objective.conventions import CONVENTIONS as CONVENTIONS
 from dipct.objective.conventions import PUBLISHED_SETTINGS as PUBLISHED_SETTINGS

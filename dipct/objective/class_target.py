@@ -1,7 +1,7 @@
 """Which class an image shall be in."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from dipct.errors import ConfigurationError, ShapeError
 from dipct.objective.objective import OperatorTerm
 from dipct.operator import LOGITS, FeatureOperator
 
-TargetLoss = Literal["cross-entropy", "margin", "probability"]
+TargetLoss = Literal["cross-entropy", "margin", "probability", "logit"]
 
 
 class ClassTarget(OperatorTerm):
@@ -19,13 +19,14 @@ class ClassTarget(OperatorTerm):
 
     ``cross-entropy`` of the target class, as in Thiagarajan et al. (arXiv 2109.14274, eq. 5);
     ``margin``, by which the largest other logit exceeds the target's less so much, zero once it is
-    reached (Carlini & Wagner, IEEE S&P 2017, f_6); or ``probability``, the squared distance of the
-    target's probability from a wanted one, for what lies between two classes.
+    reached (Carlini & Wagner, IEEE S&P 2017, f_6); ``probability``, the squared distance of the
+    target's probability from a wanted one, for what lies between two classes; or ``logit``, the
+    negative of the target's, which has no lower bound: for activation maximisation.
 
     Args:
         operator: features with ``logits`` among its layers.
         target: class number, or one for each element of a batch, [...].
-        loss: which of the three.
+        loss: which of these.
         margin: wanted lead of the target's logit.
         probability: wanted probability of the target.
 
@@ -59,9 +60,9 @@ class ClassTarget(OperatorTerm):
             raise ConfigurationError(
                 f"target must be a class from 0 to {self.classes - 1}; got {target}."
             )
-        if loss not in ("cross-entropy", "margin", "probability"):
+        if loss not in get_args(TargetLoss):
             raise ConfigurationError(
-                f"loss must be cross-entropy, margin or probability; got {loss!r}."
+                f"loss must be {', '.join(get_args(TargetLoss))}; got {loss!r}."
             )
         if not 0 <= margin < math.inf or not 0 <= probability <= 1:
             raise ConfigurationError(
@@ -93,10 +94,51 @@ class ClassTarget(OperatorTerm):
             own = logits.gather(-1, target)[..., 0]
             others = logits.scatter(-1, target, -math.inf).amax(-1)
             return torch.relu(others - own + self.margin)
+        if self.loss == "logit":
+            return -logits.gather(-1, target)[..., 0]
         log_probability = F.log_softmax(logits, dim=-1).gather(-1, target)[..., 0]
         if self.loss == "cross-entropy":
             return -log_probability
         return (log_probability.exp() - self.probability).square()
+
+
+class ClassProbabilities(OperatorTerm):
+    """How far the probabilities of a classifier are from wanted ones.
+
+    The Kullback-Leibler divergence of the classifier's from those wanted. With the probabilities
+    of the query it keeps what a classifier sees as it is, while another one's class changes.
+
+    Args:
+        operator: features with ``logits`` among its layers.
+        probabilities: wanted, [... K], adding up to one.
+        name: in histories; unique among several such terms.
+
+    Raises:
+        ConfigurationError: no logits, or numbers that are not probabilities.
+        ShapeError: other numbers of classes.
+    """
+
+    def __init__(self, operator: FeatureOperator, probabilities: Tensor, *, name: str) -> None:
+        super().__init__(operator)
+        self.name = name
+        count = number_of_classes(operator)
+        if probabilities.shape[-1:] != (count,):
+            raise ShapeError(
+                f"The classifier has {count} classes; got probabilities "
+                f"{tuple(probabilities.shape)}."
+            )
+        total = probabilities.sum(-1)
+        if not bool((probabilities >= 0).all()) or not torch.allclose(
+            total, torch.ones_like(total), atol=1e-4
+        ):
+            raise ConfigurationError("Probabilities must be zero or more and add up to one.")
+        self.probabilities, self._split = probabilities, operator.split
+
+    def value_of(self, eta: Tensor) -> Tensor:
+        """See :meth:`OperatorTerm.value_of`."""
+        logits = self._split(eta)[LOGITS]
+        wanted = self.probabilities.to(logits).expand(logits.shape)
+        return F.kl_div(logits.log_softmax(-1), wanted, reduction="none").sum(-1)
 
 
 class AttributeTargets(OperatorTerm):

@@ -10,7 +10,7 @@ from dipct.phantom.scenes import SceneTask
 ATTRIBUTES = ("smile", "glasses", "bald", "old")
 
 # Causes within this of zero are never drawn: no face is between two classes.
-_GAP = 0.12
+_GAP = 0.3
 # Width of an edge [pixels].
 _EDGE = 0.9
 

@@ -97,7 +97,16 @@ class SceneTask(ABC):
             number: how many.
             seed: another seed, other pictures.
         """
-        return [self._scene(np.random.default_rng([seed, i])) for i in range(number)]
+        return [self.sample_one(i, seed=seed) for i in range(number)]
+
+    def sample_one(self, index: int, *, seed: int) -> Scene:
+        """The picture of a number; see :meth:`sample`.
+
+        Args:
+            index: its number, from zero on.
+            seed: another seed, other pictures.
+        """
+        return self._scene(np.random.default_rng([seed, index]))
 
     def _scene(self, rng: np.random.Generator) -> Scene:
         causes, nuisances = self.draw_causes(rng), self.draw_nuisances(rng)

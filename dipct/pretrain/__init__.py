@@ -20,6 +20,8 @@ from dipct.pretrain.pretrained_network import (
 from dipct.pretrain.pretrained_network import (
     write_pretrained_network as write_pretrained_network,
 )
+from dipct.pretrain.scene_gate import SceneGate as SceneGate
+from dipct.pretrain.scene_gate import scene_gate as scene_gate
 from dipct.pretrain.seeds import FOLDS as FOLDS
 from dipct.pretrain.seeds import Fold as Fold
 from dipct.pretrain.snapshots import Snapshots as Snapshots
