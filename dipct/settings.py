@@ -53,6 +53,20 @@ class CheckedSettings(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """What to say about a name that does not exist.
+
+    Args:
+        kind: of what, in one or two words.
+        name: the name; upper and lower case are alike.
+        known: those that exist.
+    """
+    by_key = {each.lower(): each for each in known}
+    close = [by_key[key] for key in get_close_matches(name.lower(), by_key, n=3)]
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(known)}."
+    return f"There is no {kind} {name!r}. {hint}"
+
+
 def unknown_setting(key: str, known: Sequence[str]) -> str:
     """What to say about a setting that does not exist.
 
@@ -60,9 +74,7 @@ def unknown_setting(key: str, known: Sequence[str]) -> str:
         key: its name.
         known: names of those that do.
     """
-    close = get_close_matches(key, known, n=3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(known)}."
-    return f"There is no setting {key!r}. {hint}"
+    return unknown_name("setting", key, known)
 
 
 def _explain(details: Sequence[Any], known: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from dipct.phantom.noise_masks import noise_disc
 from dipct.phantom.rectangles import Rectangle, random_rectangles, rectangles
 from dipct.phantom.scenes import Scene, SceneTask, edit_region
 from dipct.phantom.shepp_logan import shepp_logan, shepp_logan_ellipsoids
+from dipct.phantom.tasks import describe_task, make_task, task_names
 from dipct.phantom.walnut import walnut
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Scene",
     "SceneTask",
     "default_peak",
+    "describe_task",
     "disc_centers",
     "discs",
     "edit_region",
@@ -44,6 +46,7 @@ __all__ = [
     "ellipses_in_disc",
     "find_phantom",
     "make_phantom",
+    "make_task",
     "noise_disc",
     "phantom_names",
     "random_ellipses",
@@ -53,5 +56,6 @@ __all__ = [
     "seeded_phantom_names",
     "shepp_logan",
     "shepp_logan_ellipsoids",
+    "task_names",
     "walnut",
 ]

@@ -61,6 +61,7 @@ class LesionTask(SceneTask):
             )
         if shortcut is not None and not 0.5 <= shortcut <= 1:
             raise ConfigurationError(f"shortcut must lie between 0.5 and 1; got {shortcut}.")
+        self.number_of_classes = number_of_classes
         self.difficulty, self.shortcut = difficulty, shortcut
         self.classes = ("nevus", "melanoma", "vascular lesion", "keratosis")[:number_of_classes]
 

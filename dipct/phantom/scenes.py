@@ -53,13 +53,14 @@ class SceneTask(ABC):
     smallest_side: int = 16
 
     def __init__(self, side: int, *, label_noise: float = 0.0) -> None:
-        if side < self.smallest_side:
+        if not isinstance(side, int | np.integer) or side < self.smallest_side:
             raise ConfigurationError(
-                f"These pictures need {self.smallest_side} pixels or more along a side; got {side}."
+                f"These pictures need {self.smallest_side} pixels or more along a side; got "
+                f"{side!r}."
             )
         if not 0 <= label_noise < 0.5:
             raise ConfigurationError(f"label_noise must lie in [0, 0.5); got {label_noise}.")
-        self.side, self.label_noise = side, label_noise
+        self.side, self.label_noise = int(side), label_noise
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 """Supervised training: of generators on pairs, of classifiers on labels."""
 
+from dipct.pretrain.celeba import read_celeba as read_celeba
 from dipct.pretrain.classifier_report import HeadReport as HeadReport
 from dipct.pretrain.classifier_report import report_head as report_head
 from dipct.pretrain.classifier_report import shifted_images as shifted_images
@@ -7,9 +8,15 @@ from dipct.pretrain.classifier_training import ClassifierTraining as ClassifierT
 from dipct.pretrain.classifier_training import (
     ClassifierTrainingSettings as ClassifierTrainingSettings,
 )
+from dipct.pretrain.ham10000 import read_ham10000 as read_ham10000
 from dipct.pretrain.images import FolderImages as FolderImages
 from dipct.pretrain.images import PhantomImages as PhantomImages
 from dipct.pretrain.images import TrainingImages as TrainingImages
+from dipct.pretrain.labelled_folders import LAYOUTS as LAYOUTS
+from dipct.pretrain.labelled_folders import find_layout as find_layout
+from dipct.pretrain.labelled_folders import read_class_folders as read_class_folders
+from dipct.pretrain.labelled_folders import read_labelled as read_labelled
+from dipct.pretrain.labelled_images import LabelledImages as LabelledImages
 from dipct.pretrain.pairs import Pair as Pair
 from dipct.pretrain.pairs import PairSettings as PairSettings
 from dipct.pretrain.pairs import TrainingPairs as TrainingPairs
@@ -22,6 +29,7 @@ from dipct.pretrain.pretrained_network import (
 )
 from dipct.pretrain.scene_gate import SceneGate as SceneGate
 from dipct.pretrain.scene_gate import scene_gate as scene_gate
+from dipct.pretrain.scene_images import scene_images as scene_images
 from dipct.pretrain.seeds import FOLDS as FOLDS
 from dipct.pretrain.seeds import Fold as Fold
 from dipct.pretrain.snapshots import Snapshots as Snapshots

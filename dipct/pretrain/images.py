@@ -11,7 +11,12 @@ import numpy as np
 from dipct.errors import ConfigurationError, GeometryError
 from dipct.measurement.grid import Grid
 from dipct.phantom import find_phantom, make_phantom, seeded_phantom_names
-from dipct.pretrain.image_files import check_image_files, image_files, read_normalised
+from dipct.pretrain.image_files import (
+    check_image_files,
+    image_files,
+    names_digest,
+    read_normalised,
+)
 from dipct.pretrain.seeds import Fold, check_fold, check_whole, sample_seed
 from dipct.shapes import check_shape
 
@@ -195,7 +200,6 @@ class FolderImages(TrainingImages):
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`TrainingImages.describe`; files are told by a digest of their names."""
-        names = "\n".join(self._name(path) for path in self.files)
         return {
             "kind": "folder",
             "folder": str(self.folder),
@@ -203,7 +207,7 @@ class FolderImages(TrainingImages):
             "seed": self.seed,
             "validation_share": self.validation_share,
             "files": len(self.files),
-            "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+            "names_sha256": names_digest(self.files, self.folder),
             "grid": self.grid.to_dict(),
         }
 
