@@ -5,6 +5,7 @@ from dipct.classifier.centroids import gradient_penalty as gradient_penalty
 from dipct.classifier.centroids import kernel_loss as kernel_loss
 from dipct.classifier.loss_estimator import LossEstimator as LossEstimator
 from dipct.classifier.loss_estimator import ranking_loss as ranking_loss
+from dipct.classifier.own_model import load_model as load_model
 from dipct.classifier.resnet import STAGES as STAGES
 from dipct.classifier.resnet import ResNet as ResNet
 from dipct.classifier.resnet import resnet18 as resnet18
