@@ -1,6 +1,10 @@
 """Supervised training: of generators on pairs, of classifiers on labels."""
 
+from dipct.pretrain.centroid_training import CentroidTraining as CentroidTraining
+from dipct.pretrain.centroid_training import CentroidTrainingSettings as CentroidTrainingSettings
+from dipct.pretrain.classifier_report import CentroidReport as CentroidReport
 from dipct.pretrain.classifier_report import HeadReport as HeadReport
+from dipct.pretrain.classifier_report import report_centroids as report_centroids
 from dipct.pretrain.classifier_report import report_head as report_head
 from dipct.pretrain.classifier_report import shifted_images as shifted_images
 from dipct.pretrain.classifier_training import ClassifierTraining as ClassifierTraining
@@ -10,6 +14,7 @@ from dipct.pretrain.classifier_training import (
 from dipct.pretrain.images import FolderImages as FolderImages
 from dipct.pretrain.images import PhantomImages as PhantomImages
 from dipct.pretrain.images import TrainingImages as TrainingImages
+from dipct.pretrain.labelled_batches import LabelledTrainingSettings as LabelledTrainingSettings
 from dipct.pretrain.pairs import Pair as Pair
 from dipct.pretrain.pairs import PairSettings as PairSettings
 from dipct.pretrain.pairs import TrainingPairs as TrainingPairs
