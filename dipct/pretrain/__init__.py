@@ -2,6 +2,9 @@
 
 from dipct.pretrain.centroid_training import CentroidTraining as CentroidTraining
 from dipct.pretrain.centroid_training import CentroidTrainingSettings as CentroidTrainingSettings
+from dipct.pretrain.classifier_discrepancy import Discrepancy as Discrepancy
+from dipct.pretrain.classifier_discrepancy import OverSeeds as OverSeeds
+from dipct.pretrain.classifier_discrepancy import classifier_discrepancy as classifier_discrepancy
 from dipct.pretrain.classifier_report import CentroidReport as CentroidReport
 from dipct.pretrain.classifier_report import HeadReport as HeadReport
 from dipct.pretrain.classifier_report import report_centroids as report_centroids
