@@ -1,11 +1,13 @@
 """Deterministic uncertainty: how near the features of an image are to those of a class."""
 
+import copy
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from dipct.errors import ConfigurationError, ShapeError
+from dipct.operator import INPUT
 
 # Standard deviation of the first centroids.
 _INITIAL_STD = 0.05
@@ -98,6 +100,72 @@ class CentroidHead(nn.Module):
         self.counts.mul_(self.decay).add_((1 - self.decay) * one_hot.sum(0))
         self.sums.mul_(self.decay).add_((1 - self.decay) * sums)
         return self
+
+
+def averaged_features(features: Tensor) -> Tensor:
+    """Features averaged over pixels where there are some, [N d ...] to [N d]."""
+    return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
+class CentroidLogits(nn.Module):
+    """Logarithms of the kernels as logits, in place of a classifier's last layer.
+
+    The largest is that of the class of :class:`CentroidHead`, and their softmax are the kernels
+    divided by their sum.
+
+    Args:
+        head: the centroids; not copied.
+    """
+
+    def __init__(self, head: CentroidHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N d ...] to [N K]."""
+        return self.head.log_kernels(averaged_features(features))
+
+
+def last_linear_input(model: nn.Module) -> str:
+    """The usual features for centroids: what goes into a classifier's last linear layer.
+
+    Last among its modules, which is where classifiers make their logits.
+
+    Returns:
+        A name for :class:`dipct.operator.FeatureOperator`.
+
+    Raises:
+        ConfigurationError: there is no linear layer.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names or not names[-1]:
+        raise ConfigurationError(
+            "The classifier has no linear layer by name; name the layer whose features are to be "
+            "compared with centroids."
+        )
+    return f"{names[-1]}{INPUT}"
+
+
+def with_centroids(model: nn.Module, head: CentroidHead, layer: str) -> nn.Module:
+    """A classifier whose logits are the logarithms of the kernels (:class:`CentroidLogits`).
+
+    Args:
+        model: is not changed.
+        head: the centroids; not copied.
+        layer: its features, the input of the module that makes the logits.
+
+    Raises:
+        ConfigurationError: not the input of a module of the model.
+    """
+    name = layer.removesuffix(INPUT)
+    if not layer.endswith(INPUT) or name not in dict(model.named_modules()) or not name:
+        raise ConfigurationError(
+            "Centroids replace the module that makes the logits: the layer must be its name and "
+            f"{INPUT!r}, such as {last_linear_input(model)!r}; got {layer!r}."
+        )
+    replaced = copy.deepcopy(model)
+    replaced.set_submodule(name, CentroidLogits(head))
+    return replaced
 
 
 def kernel_loss(kernels: Tensor, labels: Tensor) -> Tensor:

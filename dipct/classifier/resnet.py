@@ -10,6 +10,9 @@ from dipct.errors import ConfigurationError
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 """Names of the four stages, whose outputs are the usual features."""
 
+TRUNK = "fc:input"
+"""Name of the features that the last layer makes logits of, for a feature operator."""
+
 _RESNET18 = (64, 128, 256, 512)
 _SMALL = (16, 32, 64, 128)
 

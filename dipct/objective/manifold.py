@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dipct.classifier import CentroidHead, LossEstimator
+from dipct.classifier import CentroidHead, LossEstimator, averaged_features
 from dipct.errors import ConfigurationError
 from dipct.objective.objective import OperatorTerm
 from dipct.operator import INPUT, FeatureOperator
@@ -139,7 +139,7 @@ class ClassKernel(OperatorTerm):
         """See :meth:`OperatorTerm.value_of`."""
         batch = eta.shape[:-1]
         found = self._split(eta)[self.layer].reshape(-1, *self.operator.shapes[self.layer])
-        kernels = self._head.log_kernels(found.flatten(2).mean(2) if found.ndim > 2 else found)
+        kernels = self._head.log_kernels(averaged_features(found))
         kernels = (kernels if self.space == "log" else kernels.exp()).reshape(*batch, -1)
         source, target = (
             kernels.gather(-1, c.to(eta.device).expand(batch)[..., None])[..., 0]

@@ -13,6 +13,9 @@ from dipct.operator.features import FeatureOperator as FeatureOperator
 from dipct.operator.gradient import Gradient as Gradient
 from dipct.operator.jacobian import Jacobian as Jacobian
 from dipct.operator.matrix import MatrixOperator as MatrixOperator
+from dipct.operator.normalisation import NORMALISATIONS as NORMALISATIONS
+from dipct.operator.normalisation import Normalised as Normalised
+from dipct.operator.normalisation import with_normalisation as with_normalisation
 from dipct.operator.ray import RayTransform as RayTransform
 from dipct.operator.ray import ray_transform as ray_transform
 from dipct.operator.sampling import Identity as Identity

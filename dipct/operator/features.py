@@ -2,7 +2,9 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -12,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, ShapeError
 from dipct.operator.base import Operator
+from dipct.operator.normalisation import Numbers, channel_numbers, check_not_normalised
 from dipct.shapes import check_shape
 
 LOGITS = "logits"
@@ -21,6 +24,11 @@ INPUT = ":input"
 """After the name of a module: not its output, but what goes into it."""
 
 _NEAR_NAMES = 5
+_NEVER = (
+    "Name one that it uses. The module of an exported program goes through none of its layers: "
+    "take torch.export.unflatten(program)."
+)
+_TORCH_OWN = "`isinstance\\(treespec"
 
 
 class FeatureOperator(Operator):
@@ -38,7 +46,8 @@ class FeatureOperator(Operator):
         layers: names of modules as in ``model.named_modules()``, whose outputs are taken, or with
             ``:input`` after the name what goes into them; and ``logits`` for the output of all.
         image_shape: [C H W] of one image.
-        mean: what is subtracted from each channel before the model; default: nothing.
+        mean: what is subtracted from each channel before the model; default: nothing, as is right
+            for a :class:`dipct.operator.Normalised` one.
         std: what it is then divided by; default: one.
 
     Attributes:
@@ -47,7 +56,7 @@ class FeatureOperator(Operator):
 
     Raises:
         ConfigurationError: no layer, one that the model does not have or does not pass through
-            exactly once, or an impossible normalisation.
+            exactly once, or a normalisation that is impossible or the model's own as well.
         ShapeError: the model does not take such images, or does not give one row of numbers for
             each.
     """
@@ -58,14 +67,20 @@ class FeatureOperator(Operator):
         layers: Sequence[str],
         image_shape: tuple[int, int, int],
         *,
-        mean: Sequence[float] | Tensor | None = None,
-        std: Sequence[float] | Tensor | None = None,
+        mean: Numbers | None = None,
+        std: Numbers | None = None,
     ) -> None:
         self.layers = tuple(layers)
         self.domain_shape = tuple(image_shape)
         self._model = _frozen(model)
         like = next(_floating_tensors(self._model), torch.zeros(()))
-        self._mean, self._std = _normalisation(mean, std, self.domain_shape, like)
+        if len(self.domain_shape) != 3 or min(self.domain_shape) < 1:
+            raise ShapeError(
+                f"image_shape must be (channels, rows, columns); got {self.domain_shape}."
+            )
+        if mean is not None or std is not None:
+            check_not_normalised(self._model)
+        self._mean, self._std = channel_numbers(mean, std, self.domain_shape[0], like)
         _check_layers(self._model, self.layers)
         found = self._check_pass(like)
         self.shapes = {name: tuple(values.shape[1:]) for name, values in found.items()}
@@ -94,7 +109,7 @@ class FeatureOperator(Operator):
         """See :meth:`dipct.operator.Operator.to`."""
         moved = super().to(device, dtype)
         place = None if device is None else find_device(device)
-        moved._model = copy.deepcopy(self._model).to(device=place, dtype=dtype)
+        moved._model = _copied(self._model).to(device=place, dtype=dtype)
         return moved
 
     def _apply(self, x: Tensor) -> Tensor:
@@ -119,7 +134,7 @@ class FeatureOperator(Operator):
             if stops and len(found) == len(hidden):
                 raise _Done
 
-        handles = [_tap(modules, name, keep) for name in hidden]
+        handles = [tap(modules, name, keep) for name in hidden]
         try:
             output = self._model((images - self._mean) / self._std)
         except _Done:
@@ -143,7 +158,7 @@ class FeatureOperator(Operator):
             if not (isinstance(values, Tensor) and values.shape[:1] == (2,)):
                 kinds[name] = type(values).__name__
 
-        handles = [_tap(modules, name, count) for name in counts]
+        handles = [tap(modules, name, count) for name in counts]
         try:
             with torch.no_grad():
                 output = self._model((images - self._mean) / self._std)
@@ -163,9 +178,10 @@ class FeatureOperator(Operator):
             )
         for name, number in counts.items():
             if number != 1:
+                why = _NEVER if number == 0 else "Name the module around it."
                 raise ConfigurationError(
                     f"The model goes through layer {name} {number} times in one pass; features "
-                    "are taken of layers that it goes through once. Name the module around it."
+                    f"are taken of layers that it goes through once. {why}"
                 )
             if name in kinds:
                 raise ConfigurationError(
@@ -184,10 +200,19 @@ def _module(layer: str) -> str:
     return layer.removesuffix(INPUT)
 
 
-def _tap(
-    modules: dict[str, nn.Module], layer: str, see: Callable[[str, Any], None]
+def tap(
+    modules: Mapping[str, nn.Module], layer: str, see: Callable[[str, Any], None]
 ) -> RemovableHandle:
-    """Show what a layer gives, or what it is given before it can write into it."""
+    """Show what a layer gives, or what it is given before it can write into it.
+
+    Args:
+        modules: of the model, by name.
+        layer: name of one, perhaps with ``:input`` after it.
+        see: is called with that name and the values; has to copy them to keep them.
+
+    Returns:
+        What ends it: its ``remove`` is to be called.
+    """
     module = modules[_module(layer)]
     if not layer.endswith(INPUT):
         return module.register_forward_hook(lambda _, inputs, output: see(layer, output))
@@ -204,11 +229,24 @@ def _frozen(model: nn.Module) -> nn.Module:
         raise ConfigurationError(
             f"The classifier must be a torch.nn.Module; got {type(model).__name__}."
         )
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = _copied(model).eval().requires_grad_(False)
     for module in frozen.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return frozen
+
+
+@contextmanager
+def copying_programs() -> Iterator[None]:
+    """Without the warning that torch gives of its own code where exported programs are copied."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _TORCH_OWN, FutureWarning)
+        yield
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    with copying_programs():
+        return copy.deepcopy(model)
 
 
 def _floating_tensors(model: nn.Module) -> Any:
@@ -234,26 +272,3 @@ def _check_layers(model: nn.Module, layers: tuple[str, ...]) -> None:
             f"The model has a module named {LOGITS}, which is the name of its output here. Rename "
             "the module."
         )
-
-
-def _normalisation(
-    mean: Sequence[float] | Tensor | None,
-    std: Sequence[float] | Tensor | None,
-    image_shape: tuple[int, ...],
-    like: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Both as [C 1 1]."""
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ShapeError(f"image_shape must be (channels, rows, columns); got {image_shape}.")
-    channels, found = image_shape[0], []
-    for name, given, default in (("mean", mean, 0.0), ("std", std, 1.0)):
-        values = torch.as_tensor([default] * channels if given is None else given)
-        values = values.detach().to(like.device, like.dtype).flatten()
-        is_right = len(values) == channels and bool(torch.isfinite(values).all())
-        if not is_right or (name == "std" and not bool((values > 0).all())):
-            raise ConfigurationError(
-                f"{name} must have one finite number for each of the {channels} channels"
-                f"{', above zero' if name == 'std' else ''}; got {values.tolist()}."
-            )
-        found.append(values.reshape(-1, 1, 1))
-    return found[0], found[1]

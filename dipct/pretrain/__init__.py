@@ -1,7 +1,14 @@
 """Supervised training: of generators on pairs, of classifiers on labels."""
 
 from dipct.pretrain.celeba import read_celeba as read_celeba
+from dipct.pretrain.centroid_training import CentroidTraining as CentroidTraining
+from dipct.pretrain.centroid_training import CentroidTrainingSettings as CentroidTrainingSettings
+from dipct.pretrain.classifier_discrepancy import Discrepancy as Discrepancy
+from dipct.pretrain.classifier_discrepancy import OverSeeds as OverSeeds
+from dipct.pretrain.classifier_discrepancy import classifier_discrepancy as classifier_discrepancy
+from dipct.pretrain.classifier_report import CentroidReport as CentroidReport
 from dipct.pretrain.classifier_report import HeadReport as HeadReport
+from dipct.pretrain.classifier_report import report_centroids as report_centroids
 from dipct.pretrain.classifier_report import report_head as report_head
 from dipct.pretrain.classifier_report import shifted_images as shifted_images
 from dipct.pretrain.classifier_training import ClassifierTraining as ClassifierTraining
@@ -12,6 +19,7 @@ from dipct.pretrain.ham10000 import read_ham10000 as read_ham10000
 from dipct.pretrain.images import FolderImages as FolderImages
 from dipct.pretrain.images import PhantomImages as PhantomImages
 from dipct.pretrain.images import TrainingImages as TrainingImages
+from dipct.pretrain.labelled_batches import LabelledTrainingSettings as LabelledTrainingSettings
 from dipct.pretrain.labelled_folders import LAYOUTS as LAYOUTS
 from dipct.pretrain.labelled_folders import find_layout as find_layout
 from dipct.pretrain.labelled_folders import read_class_folders as read_class_folders

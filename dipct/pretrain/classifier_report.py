@@ -1,4 +1,4 @@
-"""What a classifier's loss estimator is worth, measured on images that it has not seen."""
+"""What the heads of a classifier are worth, measured on images that they have not seen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from dipct.classifier import LossEstimator
+from dipct.classifier import CentroidHead, LossEstimator, averaged_features
 from dipct.errors import ShapeError
 from dipct.evaluation import auroc
 from dipct.operator import LOGITS, FeatureOperator
 
 LEAST_SPEARMAN, LEAST_AUROC = 0.3, 0.7
-"""A loss estimator below either is not to be trusted as manifold consistency."""
+"""A head below either is not to be trusted as manifold consistency."""
 
 _AT_ONCE = 256
 _NOISE_STD, _BLUR_STD, _CROPPED = 0.12, 1.2, 0.3
@@ -45,6 +45,28 @@ class HeadReport:
         return ranks and any(value >= LEAST_AUROC for value in detects)
 
 
+@dataclass(frozen=True)
+class CentroidReport:
+    """How well centroids of classes classify, and how well their certainty tells where not to.
+
+    Attributes:
+        accuracy: of the class with the largest kernel.
+        auroc_misclassified: of a small largest kernel as a detector of images that this class is
+            wrong for; NaN where none is.
+        auroc_shifted: of a small largest kernel as a detector of images that are noisy, blurred
+            or cropped.
+    """
+
+    accuracy: float
+    auroc_misclassified: float
+    auroc_shifted: float
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it detects well enough to serve as manifold consistency."""
+        return any(each >= LEAST_AUROC for each in (self.auroc_misclassified, self.auroc_shifted))
+
+
 def report_head(
     model: nn.Module,
     estimator: LossEstimator,
@@ -67,11 +89,7 @@ def report_head(
     Raises:
         ShapeError: fewer than two images, or not one label for each.
     """
-    if images.ndim != 4 or len(images) < 2 or labels.shape != images.shape[:1]:
-        raise ShapeError(
-            "A report takes two or more images [N C H W] with one label each; got "
-            f"{tuple(images.shape)} and {tuple(labels.shape)}."
-        )
+    _check(images, labels)
     operator = FeatureOperator(model, [*stages, LOGITS], tuple(images.shape[1:]))
     logits, predicted = _predict(operator, estimator, stages, images)
     losses = F.cross_entropy(logits, labels, reduction="none")
@@ -79,14 +97,47 @@ def report_head(
     if bool(is_right.any()):
         estimator.calibrate(predicted[is_right])
     shifted = _predict(operator, estimator, stages, shifted_images(images, seed=seed))[1]
-    wrong = predicted[~is_right]
     return HeadReport(
         accuracy=float(is_right.double().mean()),
         spearman=float(spearmanr(predicted.cpu(), losses.cpu()).statistic),
-        auroc_misclassified=auroc(wrong.cpu().numpy(), predicted[is_right].cpu().numpy())
-        if 0 < len(wrong) < len(images)
-        else float("nan"),
-        auroc_shifted=auroc(shifted.cpu().numpy(), predicted.cpu().numpy()),
+        auroc_misclassified=_auroc(predicted[~is_right], predicted[is_right]),
+        auroc_shifted=_auroc(shifted, predicted),
+    )
+
+
+def report_centroids(
+    model: nn.Module,
+    head: CentroidHead,
+    layer: str,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+) -> CentroidReport:
+    """Measure the centroids of a classifier on held-out images.
+
+    Args:
+        model: the classifier.
+        head: its centroids.
+        layer: whose features they take, averaged over pixels where there are some.
+        images: from zero to one, [N C H W].
+        labels: classes, int64 [N].
+        seed: of the noise and of what is cropped.
+
+    Raises:
+        ShapeError: fewer than two images, or not one label for each.
+    """
+    _check(images, labels)
+    operator = FeatureOperator(model, [layer], tuple(images.shape[1:]))
+    kernels = _log_kernels(operator, head, layer, images)
+    shifted = _log_kernels(operator, head, layer, shifted_images(images, seed=seed))
+    is_right = kernels.argmax(1) == labels
+    # Of the logarithm, which has an order where the kernels themselves are zero to rounding.
+    doubt = -kernels.amax(1)
+    return CentroidReport(
+        accuracy=float(is_right.double().mean()),
+        auroc_misclassified=_auroc(doubt[~is_right], doubt[is_right]),
+        auroc_shifted=_auroc(-shifted.amax(1), doubt),
     )
 
 
@@ -133,3 +184,29 @@ def _predict(
         logits.append(found[LOGITS])
         predicted.append(estimator([found[name] for name in stages]))
     return torch.cat(logits), torch.cat(predicted)
+
+
+@torch.no_grad()
+def _log_kernels(
+    operator: FeatureOperator, head: CentroidHead, layer: str, images: Tensor
+) -> Tensor:
+    found = []
+    for part in images.split(_AT_ONCE):
+        features = operator.split(operator(part))[layer]
+        found.append(head.log_kernels(averaged_features(features)))
+    return torch.cat(found)
+
+
+def _auroc(positive: Tensor, negative: Tensor) -> float:
+    """NaN where there is none of either."""
+    if not len(positive) or not len(negative):
+        return float("nan")
+    return auroc(positive.cpu().numpy(), negative.cpu().numpy())
+
+
+def _check(images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or len(images) < 2 or labels.shape != images.shape[:1]:
+        raise ShapeError(
+            "A report takes two or more images [N C H W] with one label each; got "
+            f"{tuple(images.shape)} and {tuple(labels.shape)}."
+        )

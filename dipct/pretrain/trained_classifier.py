@@ -1,4 +1,4 @@
-"""Files of trained classifiers, with their loss estimator and what that is worth.
+"""Files of trained classifiers, with their heads and what those are worth.
 
 Layout (HDF5), version 1. Nothing in it is ever executed.
 
@@ -8,6 +8,8 @@ Layout (HDF5), version 1. Nothing in it is ever executed.
                     ``classes``, ``task``, ``settings``, ``report``, ``versions``
 ``model/*``         the state of the classifier by name, float32 (counters int64)
 ``estimator/*``     that of the loss estimator, where there is one
+``centroids/*``     that of the centroids, where there are some; attributes ``length_scale``,
+                    ``decay``, ``is_classifier`` (they make the logits) and as JSON ``report``
 ``history/*``       (records,): what was recorded in training
 ==================  ===============================================================================
 """
@@ -23,7 +25,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from dipct.classifier import LossEstimator, ResNet, resnet18, small_resnet
+from dipct.classifier import (
+    TRUNK,
+    CentroidHead,
+    CentroidLogits,
+    LossEstimator,
+    ResNet,
+    resnet18,
+    small_resnet,
+    with_centroids,
+)
 from dipct.classifier.loss_estimator import QUANTILES
 from dipct.errors import ConfigurationError, DataError, FileFormatError
 from dipct.measurement.hdf5 import (
@@ -35,7 +46,7 @@ from dipct.measurement.hdf5 import (
     write_whole,
 )
 from dipct.operator import FeatureOperator
-from dipct.pretrain.classifier_report import HeadReport
+from dipct.pretrain.classifier_report import CentroidReport, HeadReport
 
 FORMAT, VERSION = "dipct-classifier", 1
 _EXPECTED = "a classifier, as written by dipct"
@@ -62,6 +73,10 @@ class TrainedClassifier:
         duration_s: seconds of training.
         created: when, ISO 8601 in UTC.
         versions: of Python and the packages.
+        centroids: of the classes among its features :data:`dipct.classifier.TRUNK`; None without.
+            If it was trained together with them, its logits are the logarithms of their kernels
+            (:func:`dipct.classifier.with_centroids`).
+        centroid_report: what the centroids are worth; None without.
     """
 
     model: ResNet
@@ -76,6 +91,8 @@ class TrainedClassifier:
     duration_s: float
     created: str
     versions: Mapping[str, str]
+    centroids: CentroidHead | None = None
+    centroid_report: CentroidReport | None = None
 
     def features(self, layers: Sequence[str]) -> FeatureOperator:
         """Features of images as an operator.
@@ -144,12 +161,11 @@ def write_trained_classifier(trained: TrainedClassifier, path: str | Path) -> No
             file.attrs[name] = json.dumps(plain, sort_keys=True)
         if trained.report is not None:
             file.attrs["report"] = json.dumps(asdict(trained.report), sort_keys=True)
-        parts = (("model", trained.model), ("estimator", trained.estimator))
-        for name, module in parts:
-            if module is not None:
-                group = file.create_group(name)
-                for key, value in module.state_dict().items():
-                    group.create_dataset(key, data=value.cpu().numpy())
+        _write_state(file, "model", trained.model)
+        if trained.estimator is not None:
+            _write_state(file, "estimator", trained.estimator)
+        if trained.centroids is not None:
+            _write_centroids(file, trained)
         history = file.create_group("history")
         for name, values in trained.history.items():
             history.create_dataset(name, data=np.asarray(values))
@@ -169,6 +185,9 @@ def read_trained_classifier(path: str | Path) -> TrainedClassifier:
         check_format(file, FORMAT, VERSION, _EXPECTED)
         values = {name: json.loads(get_attribute(file, name)) for name in _JSON}
         model = make_classifier(**values["architecture"])
+        centroids, centroid_report = _read_centroids(file, model)
+        if centroids is not None and get_attribute(file["centroids"], "is_classifier"):
+            model = with_centroids(model, centroids, TRUNK)
         _load(model, get_group(file, "model"))
         estimator, report = None, None
         if "estimator" in file:
@@ -184,12 +203,56 @@ def read_trained_classifier(path: str | Path) -> TrainedClassifier:
             history={name: get_dataset(history, name)[()] for name in history},
             duration_s=float(get_attribute(file, "duration_s")),
             created=str(get_attribute(file, "created")),
+            centroids=centroids,
+            centroid_report=centroid_report,
             **values
             | {
                 "image_shape": tuple(values["image_shape"]),
                 "classes": tuple(values["classes"]),
             },
         )
+
+
+def _write_state(file: h5py.File, name: str, module: nn.Module) -> h5py.Group:
+    group = file.create_group(name)
+    for key, value in module.state_dict().items():
+        group.create_dataset(key, data=value.cpu().numpy())
+    return group
+
+
+def _write_centroids(file: h5py.File, trained: TrainedClassifier) -> None:
+    head = trained.centroids
+    assert head is not None
+    group = _write_state(file, "centroids", head)
+    group.attrs.update(
+        is_classifier=isinstance(trained.model.fc, CentroidLogits),
+        length_scale=head.length_scale,
+        decay=head.decay,
+    )
+    if trained.centroid_report is not None:
+        group.attrs["report"] = json.dumps(asdict(trained.centroid_report), sort_keys=True)
+
+
+def _read_centroids(
+    file: h5py.File, model: ResNet
+) -> tuple[CentroidHead | None, CentroidReport | None]:
+    if "centroids" not in file:
+        return None, None
+    group = get_group(file, "centroids")
+    # Torch initialises modules from its global stream.
+    with torch.random.fork_rng(devices=[]):
+        head = CentroidHead(
+            model.fc.in_features,
+            model.fc.out_features,
+            centroid_size=get_dataset(group, "weight").shape[0],
+            length_scale=get_attribute(group, "length_scale"),
+            decay=get_attribute(group, "decay"),
+        )
+    _load(head, group)
+    report = None
+    if "report" in group.attrs:
+        report = CentroidReport(**json.loads(get_attribute(group, "report")))
+    return head, report
 
 
 def _load(module: nn.Module, group: h5py.Group) -> None:
