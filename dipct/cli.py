@@ -11,7 +11,10 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from dipct.cli_choose import choose
+from dipct.cli_classifier import classifier_app
+from dipct.cli_counterfactual import counterfactual
 from dipct.cli_data import data_app
+from dipct.cli_invert import invert
 from dipct.cli_pretrain import pretrain
 from dipct.cli_reconstruct import reconstruct
 from dipct.cli_spectrum import spectrum
@@ -52,6 +55,7 @@ app = typer.Typer(
 scan_app = typer.Typer(no_args_is_help=True, help="Look at scans.")
 app.add_typer(scan_app, name="scan")
 app.add_typer(data_app, name="data")
+app.add_typer(classifier_app, name="classifier")
 
 
 class GeometryChoice(StrEnum):
@@ -143,6 +147,8 @@ app.command()(pretrain)
 app.command()(choose)
 app.command()(spectrum)
 app.command()(uncertainty)
+app.command()(invert)
+app.command()(counterfactual)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Options that several subcommands have."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,6 +55,23 @@ Bin = Annotated[int | None, typer.Option(help="Average so many detector cells.")
 Pixels = Annotated[int | None, typer.Option(help="Pixels along the longer side.")]
 Projector = Annotated[str | None, typer.Option(help="siddon or joseph.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
+OwnClassifier = Annotated[
+    str,
+    typer.Option(
+        help="File of `dipct classifier train`, package.module:attribute, or a program, .pt2."
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="Weights of package.module:attribute.")]
+Normalisation = Annotated[
+    str, typer.Option(help="That your own model expects of images: imagenet or none.")
+]
+ImageShape = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option(help="Of your own model's images: channels, rows, columns."),
+]
+ClassNames = Annotated[
+    list[str] | None, typer.Option("--class", help="Name of a class of your own model, in order.")
+]
 Reader = Annotated[
     list[str] | None,
     typer.Option(help="KEY=VALUE for the scan's reader, e.g. axis_column=296; repeatable."),

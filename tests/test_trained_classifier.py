@@ -13,6 +13,7 @@ from dipct.errors import ConfigurationError, DataError, FileFormatError
 from dipct.operator import LOGITS
 from dipct.pretrain import (
     HeadReport,
+    SceneGate,
     TrainedClassifier,
     make_classifier,
     make_loss_estimator,
@@ -42,6 +43,8 @@ def trained():
         duration_s=1.5,
         created="2026-01-01T00:00:00+00:00",
         versions={"torch": torch.__version__},
+        accuracy=0.9,
+        gate=SceneGate(0.95, 0.97, 0.01),
     )
 
 
@@ -58,6 +61,7 @@ def test_a_file_holds_all_of_it(trained, tmp_path):
     assert not read.model.training
     assert float(read.estimator.low) == 0.5
     assert read.report.spearman == 0.5
+    assert (read.accuracy, read.gate) == (0.9, SceneGate(0.95, 0.97, 0.01))
     assert math.isnan(read.report.auroc_misclassified)
     for name in ("architecture", "image_shape", "classes", "task", "settings", "created"):
         assert getattr(read, name) == getattr(trained, name)

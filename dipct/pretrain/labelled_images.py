@@ -78,6 +78,12 @@ class LabelledImages:
         """Number of images."""
         return len(self.images)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image, [C H W]."""
+        _, channels, height, width = self.images.shape
+        return (channels, height, width)
+
     def subset(self, indices: np.ndarray) -> Self:
         """Some of the images.
 

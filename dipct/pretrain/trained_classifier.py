@@ -5,7 +5,8 @@ Layout (HDF5), version 1. Nothing in it is ever executed.
 ==================  ===============================================================================
 ``/`` attributes    ``format`` = "dipct-classifier", ``version``, ``duration_s``, ``created`` (ISO
                     8601, UTC); as JSON ``architecture`` (name and options), ``image_shape``,
-                    ``classes``, ``task``, ``settings``, ``report``, ``versions``
+                    ``classes``, ``task``, ``settings``, ``report``, ``gate``, ``versions``;
+                    ``accuracy``
 ``model/*``         the state of the classifier by name, float32 (counters int64)
 ``estimator/*``     that of the loss estimator, where there is one
 ``centroids/*``     that of the centroids, where there are some; attributes ``length_scale``,
@@ -15,6 +16,7 @@ Layout (HDF5), version 1. Nothing in it is ever executed.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ from dipct.measurement.hdf5 import (
 )
 from dipct.operator import FeatureOperator
 from dipct.pretrain.classifier_report import CentroidReport, HeadReport
+from dipct.pretrain.scene_gate import SceneGate
 
 FORMAT, VERSION = "dipct-classifier", 1
 _EXPECTED = "a classifier, as written by dipct"
@@ -77,9 +80,11 @@ class TrainedClassifier:
             If it was trained together with them, its logits are the logarithms of their kernels
             (:func:`dipct.classifier.with_centroids`).
         centroid_report: what the centroids are worth; None without.
+        accuracy: on held-out images; NaN where there were none.
+        gate: of a drawn task, what makes its predictions change; None for others.
     """
 
-    model: ResNet
+    model: nn.Module
     architecture: Mapping[str, Any]
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
@@ -93,6 +98,8 @@ class TrainedClassifier:
     versions: Mapping[str, str]
     centroids: CentroidHead | None = None
     centroid_report: CentroidReport | None = None
+    accuracy: float = math.nan
+    gate: SceneGate | None = None
 
     def features(self, layers: Sequence[str]) -> FeatureOperator:
         """Features of images as an operator.
@@ -155,6 +162,9 @@ def write_trained_classifier(trained: TrainedClassifier, path: str | Path) -> No
     def fill(file: h5py.File) -> None:
         file.attrs.update(format=FORMAT, version=VERSION)
         file.attrs.update(duration_s=trained.duration_s, created=trained.created)
+        file.attrs["accuracy"] = trained.accuracy
+        if trained.gate is not None:
+            file.attrs["gate"] = json.dumps(asdict(trained.gate), sort_keys=True)
         for name in _JSON:
             value = getattr(trained, name)
             plain = dict(value) if isinstance(value, Mapping) else list(value)
@@ -205,12 +215,20 @@ def read_trained_classifier(path: str | Path) -> TrainedClassifier:
             created=str(get_attribute(file, "created")),
             centroids=centroids,
             centroid_report=centroid_report,
+            accuracy=float(file.attrs.get("accuracy", math.nan)),
+            gate=_read_gate(file),
             **values
             | {
                 "image_shape": tuple(values["image_shape"]),
                 "classes": tuple(values["classes"]),
             },
         )
+
+
+def _read_gate(file: h5py.File) -> SceneGate | None:
+    if "gate" not in file.attrs:
+        return None
+    return SceneGate(**json.loads(get_attribute(file, "gate")))
 
 
 def _write_state(file: h5py.File, name: str, module: nn.Module) -> h5py.Group:

@@ -1,0 +1,141 @@
+"""The subcommand `dipct counterfactual`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dipct.cli_options import (
+    ClassNames,
+    ImageShape,
+    Normalisation,
+    OwnClassifier,
+    Resume,
+    Weights,
+)
+from dipct.terminal import check_output, print_rows, say
+
+_METHODS = "s1, disc, lso-tv, lso-dip, lso-inr, lso-inr-dep, iso-dip, wachter, pgd ..."
+
+
+def counterfactual(
+    classifier: OwnClassifier,
+    image: Annotated[
+        str, typer.Option(help="An image file, or TASK:NUMBER of a drawn task, as faces:3.")
+    ],
+    target: Annotated[str, typer.Option(help="Name or number of the wanted class.")],
+    out: Annotated[Path, typer.Option(help="File to write, .h5.")],
+    method: Annotated[str, typer.Option(help=f"{_METHODS}")] = "disc",
+    steps: Annotated[int | None, typer.Option(help="Steps of the fit.")] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer whose features stay near the query's; repeat for more."),
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="pixels, unet, inr or deep-decoder.")
+    ] = None,
+    manifold: Annotated[
+        str | None, typer.Option(help="none, loss-estimator, centroids or batch-statistics.")
+    ] = None,
+    progressive: Annotated[
+        bool | None, typer.Option(help="Free one block of the network after another.")
+    ] = None,
+    fidelity_weight: Annotated[float | None, typer.Option(help="Of the query.")] = None,
+    class_weight: Annotated[float | None, typer.Option(help="Of the target class.")] = None,
+    manifold_weight: Annotated[float | None, typer.Option(help="Of consistency.")] = None,
+    tv_weight: Annotated[float | None, typer.Option(help="Of total variation per pixel.")] = None,
+    class_loss: Annotated[
+        str | None, typer.Option(help="cross-entropy, margin, probability or logit.")
+    ] = None,
+    class_probability: Annotated[
+        float | None, typer.Option(help="Wanted, for the loss probability.")
+    ] = None,
+    probability: Annotated[
+        float | None, typer.Option(help="From which on it is confident, 0.9 by default.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Confident steps in a row after which to stop.")
+    ] = None,
+    radius: Annotated[float | None, typer.Option(help="Of the ball of pgd.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    region: Annotated[
+        Path | None, typer.Option(help="Image file: edits only where it is not black.")
+    ] = None,
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another classifier, whose class shall stay; repeat for more."),
+    ] = None,
+    weights: Weights = None,
+    normalisation: Normalisation = "none",
+    image_shape: ImageShape = None,
+    class_names: ClassNames = None,
+    seed: Annotated[int | None, typer.Option(help="Of networks and jitter.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    resume: Resume = False,
+) -> None:
+    """Find an image like a given one that a classifier sees in another class."""
+    from dipct.figures import counterfactual_figure, save_figure
+    from dipct.inversion import write_inversion
+    from dipct.inversion_settings import CounterfactualSettings
+    from dipct.pipeline import OtherClassifier, explain_query, open_classifier, open_query
+    from dipct.pipeline.stages import remove_stages
+    from dipct.pretrain import read_trained_classifier
+
+    figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
+    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
+        check_output(path, suffix, classifier, image)
+    given = {
+        "steps": steps,
+        "layers": tuple(layer) if layer else None,
+        "generator": generator,
+        "manifold": manifold,
+        "progressive": progressive,
+        "fidelity_weight": fidelity_weight,
+        "class_weight": class_weight,
+        "manifold_weight": manifold_weight,
+        "tv_weight": tv_weight,
+        "class_loss": class_loss,
+        "class_probability": class_probability,
+        "probability": probability,
+        "patience": patience,
+        "radius": radius,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "device": device,
+    }
+    settings = CounterfactualSettings.of_method(
+        method, {name: value for name, value in given.items() if value is not None}
+    )
+    trained = open_classifier(
+        classifier,
+        weights=weights,
+        normalisation=normalisation,
+        image_shape=image_shape,
+        classes=class_names,
+    )
+    query = open_query(trained, image)
+    found = explain_query(
+        trained,
+        query,
+        trained.class_number(target),
+        settings,
+        region=region,
+        others=[OtherClassifier(read_trained_classifier(path)) for path in keep or []],
+        checkpoint=stages,
+        resume=resume,
+        progress=True,
+    )
+    write_inversion(found, out)
+    remove_stages(stages)
+    save_figure(counterfactual_figure(found), figure)
+    rows = {
+        "query": f"seen as {found.class_name(found.predicted)}",
+        "target": f"{found.class_name(found.target)}, probability "
+        f"{found.p_target_query:.3f} in the query",
+        "outcome": found.reason,
+        "step": f"{found.chosen_step} of {found.steps}",
+        **{name.replace("_", " "): f"{value:.4g}" for name, value in found.scores.items()},
+        "time": f"{found.duration_s:.1f} s",
+    }
+    print_rows(rows)
+    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")

@@ -1,0 +1,204 @@
+"""The verb counterfactual: images like a query that a classifier sees in another class."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dipct.device import find_device
+from dipct.errors import ConfigurationError, ShapeError
+from dipct.generator import Generator, PixelImage, RegionGenerator
+from dipct.inversion import Counterfactual
+from dipct.inversion_settings import CounterfactualSettings
+from dipct.objective import DataTerm
+from dipct.operator import LOGITS
+from dipct.pipeline.counterfactual_problem import (
+    OtherClassifier,
+    counterfactual_fit,
+    counterfactual_problem,
+)
+from dipct.pipeline.counterfactual_result import counterfactual_results
+from dipct.pipeline.inversion import digest_of, solve_in_stage
+from dipct.pipeline.inversion_terms import (
+    checked_images,
+    feature_operator,
+    fidelity_layers,
+    warn_of_weak_head,
+)
+from dipct.pipeline.query_generator import fit_to_queries, query_generator
+from dipct.pipeline.stages import Stages
+from dipct.pretrain import TrainedClassifier
+
+
+def counterfactual(
+    classifier: TrainedClassifier,
+    queries: np.ndarray | Tensor,
+    targets: int | Sequence[int],
+    settings: CounterfactualSettings | None = None,
+    *,
+    region: np.ndarray | None = None,
+    others: Sequence[OtherClassifier] = (),
+    measurement: DataTerm | None = None,
+    initial: Tensor | None = None,
+    source: str = "",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    **values: Any,
+) -> list[Counterfactual]:
+    """Find images like queries that a classifier sees in other classes.
+
+    Deep inversion of the classifier (Narayanaswamy et al., arXiv 2010.12046; Thiagarajan et al.,
+    arXiv 2109.14274): the image of a generator, whose hidden features or pixels are near those of
+    the query, consistent with the manifold of images, and in the target class. Several queries are
+    solved at once, each as if it were alone.
+
+    Args:
+        classifier: to be explained; it is not changed.
+        queries: from zero to one, [C H W] or [B C H W].
+        targets: wanted class, or one for each query.
+        settings: how, or give the ``method`` (default: disc) and others by name.
+        region: where the images may differ from the queries, bool [H W] or [B H W]; default:
+            everywhere.
+        others: further classifiers, whose classes are to change too or to stay.
+        measurement: misfit of an image to a scan, for queries that come from one: what a scan
+            determines cannot be changed.
+        initial: parameters of the generator that make the queries, [B P], from an earlier fit.
+        source: what the queries were read from, for the record.
+        checkpoint: folder to keep finished parts and the state of the fit in; it stays until the
+            caller removes it with :func:`dipct.pipeline.stages.remove_stages`.
+        resume: go on from there.
+        progress: show a progress display.
+        **values: fields of :class:`dipct.inversion_settings.CounterfactualSettings`.
+
+    Returns:
+        One result for each query, valid or not.
+
+    Raises:
+        ShapeError: queries of another shape than the classifier's images, or not one target each.
+        DataError: values outside zero to one.
+        ConfigurationError: a target that does not exist or that the classifier sees already, or
+            settings that ask for what the classifier does not have.
+        Interrupted: stopped by the user; what is finished is kept.
+    """
+    began = time.perf_counter()
+    if settings is not None and values:
+        raise ConfigurationError(
+            f"Give settings or their values by name, not both; got {', '.join(values)} too."
+        )
+    if settings is None:
+        settings = CounterfactualSettings.of_method(values.pop("method", "disc"), values)
+    device = find_device(settings.device)
+    images = checked_images(classifier, torch.as_tensor(queries)).to(device)
+    wanted = _checked_targets(classifier, targets, len(images)).to(device)
+    layers = fidelity_layers(classifier, settings) if settings.space == "features" else ()
+    operator = feature_operator(classifier, layers, settings, device)
+    with torch.no_grad():
+        before = operator.split(operator(images))[LOGITS].softmax(-1)
+    predicted = before.argmax(-1)
+    _check_not_there(classifier, predicted, wanted)
+    warn_of_weak_head(classifier, settings)
+    problem = counterfactual_problem(
+        classifier,
+        operator,
+        images,
+        predicted,
+        wanted,
+        settings,
+        others=others,
+        measurement=measurement,
+    )
+    generator = query_generator(
+        settings,
+        operator.domain_shape,
+        pixel_output="identity" if settings.optimiser == "sign" else "sigmoid",
+    ).to(device)
+    stages = Stages(
+        None if checkpoint is None else Path(checkpoint),
+        digest_of(
+            [classifier.model, *(other.classifier.model for other in others)],
+            [images, wanted, region, initial],
+            settings,
+            others=[(other.target, other.weight) for other in others],
+            has_measurement=measurement is not None,
+        ),
+        resume=resume,
+    )
+    if initial is None:
+        initial = _initial(generator, images, settings, stages, progress)
+    whole = _within(generator, images, region)
+    fit = counterfactual_fit(problem, whole, initial.to(images), settings)
+    solution = solve_in_stage(
+        "fit", fit, settings.steps, stages, device, title=settings.method, progress=progress
+    )
+    return counterfactual_results(
+        classifier,
+        problem,
+        generator,
+        images,
+        before,
+        solution,
+        settings,
+        source=source,
+        seconds=time.perf_counter() - began + stages.saved_seconds,
+    )
+
+
+def _checked_targets(
+    classifier: TrainedClassifier, targets: int | Sequence[int], number: int
+) -> Tensor:
+    wanted = torch.as_tensor(targets).long().flatten()
+    wanted = wanted.expand(number).clone() if len(wanted) == 1 else wanted
+    if len(wanted) != number:
+        raise ShapeError(f"Give one target, or one for each of {number} queries; got {targets}.")
+    count = len(classifier.classes)
+    if not bool(((wanted >= 0) & (wanted < count)).all()):
+        named = ", ".join(f"{i} {name}" for i, name in enumerate(classifier.classes))
+        raise ConfigurationError(f"target must be one of {named}; got {targets}.")
+    return wanted
+
+
+def _check_not_there(classifier: TrainedClassifier, predicted: Tensor, wanted: Tensor) -> None:
+    same = (predicted == wanted).nonzero().flatten().tolist()
+    if same:
+        name = classifier.classes[int(wanted[same[0]])]
+        which = "the query" if len(wanted) == 1 else f"queries {', '.join(map(str, same))}"
+        raise ConfigurationError(
+            f"The classifier sees {name!r} in {which} already; choose another target."
+        )
+
+
+def _within(generator: Generator, images: Tensor, region: np.ndarray | None) -> Generator:
+    if region is None:
+        return generator
+    return RegionGenerator(generator, images, torch.as_tensor(region).to(images.device))
+
+
+def _initial(
+    generator: Generator,
+    images: Tensor,
+    settings: CounterfactualSettings,
+    stages: Stages,
+    progress: bool,
+) -> Tensor:
+    """First parameters, [B P]: those of the queries, unless random ones are asked for."""
+    if isinstance(generator, PixelImage):
+        return generator.parameters_of(images)
+    # All from the same network, so that a batch is the same as one query after another.
+    first = generator.initial(settings.seed).to(images).expand(len(images), -1).contiguous()
+    if settings.start == "random":
+        return first
+    solution = solve_in_stage(
+        "start",
+        fit_to_queries(generator, images, first, learning_rate=settings.fit_learning_rate),
+        settings.fit_steps,
+        stages,
+        images.device,
+        title="fitting the query",
+        progress=progress,
+    )
+    return solution.state.tensors["chosen"]

@@ -1,0 +1,209 @@
+"""The optimisation problem of counterfactuals: terms, selection and fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dipct.errors import ConfigurationError
+from dipct.generator import Generator
+from dipct.inversion_settings import CounterfactualSettings
+from dipct.objective import (
+    ClassProbabilities,
+    ClassTarget,
+    DataTerm,
+    FeatureFidelity,
+    ImageFidelity,
+    Objective,
+    Term,
+)
+from dipct.operator import LOGITS, FeatureOperator
+from dipct.pipeline.inversion_terms import (
+    Weighted,
+    fidelity_layers,
+    image_priors,
+    manifold_terms,
+)
+from dipct.pretrain import TrainedClassifier
+from dipct.solver import (
+    Adam,
+    BestValidIterate,
+    GeneratorFit,
+    Jittered,
+    NormalisedStep,
+    Optimiser,
+    ProgressiveFit,
+    ProjectedSignStep,
+    progressive_stages,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class OtherClassifier:
+    """Another classifier that has a say in a counterfactual.
+
+    Attributes:
+        classifier: of images of the same shape.
+        target: class that it shall see; None keeps the probabilities that it gives the query, so
+            that a smile does not make a face younger by the way.
+        weight: of its term.
+    """
+
+    classifier: TrainedClassifier
+    target: int | None = None
+    weight: float = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class CounterfactualProblem:
+    """What is to be solved.
+
+    Attributes:
+        operator: features and logits.
+        target: the term that asks for the class.
+        terms: weights and terms, the fidelity first.
+    """
+
+    operator: FeatureOperator
+    target: ClassTarget
+    terms: tuple[Weighted, ...]
+
+    def objective(self, fidelity_weight: float) -> Objective:
+        """The objective with another weight of the fidelity."""
+        (_, fidelity), *others = self.terms
+        return Objective([(fidelity_weight, fidelity), *others])
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Weights of the terms that valid images are judged by: all but those on classes."""
+        asked = (ClassTarget, ClassProbabilities)
+        found = {term.name: w for w, term in self.terms if not isinstance(term, asked)}
+        # Where nothing else counts, the nearest image is the best.
+        return found if any(found.values()) else {self.terms[0][1].name: 1.0}
+
+
+def counterfactual_problem(
+    classifier: TrainedClassifier,
+    operator: FeatureOperator,
+    queries: Tensor,
+    predicted: Tensor,
+    targets: Tensor,
+    settings: CounterfactualSettings,
+    *,
+    others: Sequence[OtherClassifier] = (),
+    measurement: DataTerm | None = None,
+) -> CounterfactualProblem:
+    """Terms and weights.
+
+    Args:
+        classifier: to be explained.
+        operator: its features.
+        queries: [B C H W].
+        predicted: classes that the classifier sees in them, [B].
+        targets: wanted classes, [B].
+        settings: weights and kinds.
+        others: see :class:`OtherClassifier`.
+        measurement: misfit of images to a scan.
+
+    Raises:
+        ConfigurationError: settings that ask for what is not there.
+    """
+    fidelity: Term
+    if settings.space == "features":
+        layers = fidelity_layers(classifier, settings)
+        fidelity = FeatureFidelity(operator, queries, layers=layers, distance=settings.distance)
+    else:
+        fidelity = ImageFidelity(queries, distance=settings.distance)
+    target = ClassTarget(
+        operator,
+        targets,
+        loss=settings.class_loss,
+        margin=settings.class_margin,
+        probability=settings.class_probability,
+    )
+    terms: list[Weighted] = [(settings.fidelity_weight, fidelity), (settings.class_weight, target)]
+    terms += manifold_terms(
+        classifier, operator, queries, settings, predicted=predicted, targets=targets
+    )
+    terms += image_priors(operator.domain_shape, settings)
+    if measurement is not None:
+        terms.append((settings.measurement_weight / measurement.size, measurement))
+    terms += [(other.weight, _of_other(other, queries)) for other in others]
+    return CounterfactualProblem(operator, target, tuple(terms))
+
+
+def counterfactual_fit(
+    problem: CounterfactualProblem,
+    generator: Generator,
+    initial: Tensor,
+    settings: CounterfactualSettings,
+) -> GeneratorFit:
+    """The fit of a counterfactual.
+
+    Args:
+        problem: what is to be solved.
+        generator: of images.
+        initial: first parameters, [B P].
+        settings: optimiser, schedule and what makes an image confident.
+
+    Raises:
+        ConfigurationError: a progressive fit with fewer steps than blocks.
+    """
+    selection = BestValidIterate(
+        problem.target,
+        problem.costs,
+        probability=settings.probability,
+        patience=settings.patience,
+    )
+    common: dict[str, Any] = {"loss_scale": 1.0, "selection": selection}
+    if settings.progressive:
+        number = len(generator.layout.blocks)
+        if settings.steps < number:
+            raise ConfigurationError(
+                f"A progressive fit of {number} blocks needs {number} steps or more; got "
+                f"{settings.steps}."
+            )
+        stages = progressive_stages(
+            generator,
+            problem.objective,
+            weight=settings.fidelity_weight,
+            relaxation=settings.relaxation,
+            steps=settings.steps // number,
+            learning_rate=settings.learning_rate,
+        )
+        return ProgressiveFit(generator, stages, initial, **common)
+    objective = problem.objective(settings.fidelity_weight)
+    optimiser = _optimiser(settings, initial, problem.operator.domain_shape)
+    return GeneratorFit(generator, objective, initial, optimiser=optimiser, **common)
+
+
+def _optimiser(
+    settings: CounterfactualSettings, initial: Tensor, image_shape: tuple[int, ...]
+) -> Optimiser:
+    found: Optimiser = Adam(settings.learning_rate)
+    if settings.optimiser == "sign":
+        found = ProjectedSignStep(settings.learning_rate, settings.radius, initial)
+    elif settings.optimiser == "normalised":
+        found = NormalisedStep(settings.learning_rate, image_shape, scales=settings.scales)
+    if settings.jitter:
+        found = Jittered(found, image_shape, settings.jitter, seed=settings.seed)
+    return found
+
+
+def _of_other(other: OtherClassifier, queries: Tensor) -> ClassProbabilities:
+    classifier = other.classifier
+    operator = classifier.features([LOGITS]).to(queries.device)
+    count = len(classifier.classes)
+    if other.target is None:
+        with torch.no_grad():
+            wanted = operator(queries).softmax(-1)
+    elif 0 <= other.target < count:
+        wanted = torch.nn.functional.one_hot(torch.tensor(other.target), count).to(queries)
+    else:
+        raise ConfigurationError(
+            f"The other classifier has the classes 0 to {count - 1}; got {other.target}."
+        )
+    name = f"class of {' or '.join(classifier.classes)}"
+    return ClassProbabilities(operator, wanted, name=name)

@@ -1,0 +1,157 @@
+"""Uncertainty of pre-images and counterfactuals: the posterior of tomography, on features."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dipct.device import find_device
+from dipct.errors import ConfigurationError, Interrupted
+from dipct.generator import Generator
+from dipct.inversion import Counterfactual, Inversion
+from dipct.inversion_settings import CounterfactualSettings, PreImageSettings
+from dipct.operator import LOGITS, FeatureOperator
+from dipct.pipeline.inference import Regularisation
+from dipct.pipeline.inversion import digest_of
+from dipct.pipeline.inversion_terms import fidelity_layers
+from dipct.pipeline.posterior_of_model import infer
+from dipct.pipeline.query_generator import query_generator
+from dipct.pipeline.stages import Stages
+from dipct.posterior import LinearisedModel
+from dipct.pretrain import TrainedClassifier
+from dipct.progress import WorkDisplay
+from dipct.uncertainty import UncertaintySettings
+
+_AT_ONCE = 64
+_Found = TypeVar("_Found", bound=Inversion)
+
+
+def quantify_inversion(
+    classifier: TrainedClassifier,
+    found: _Found,
+    settings: UncertaintySettings | None = None,
+    *,
+    layers: tuple[str, ...] = (),
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> _Found:
+    """How far the features of the query determine a pre-image or a counterfactual.
+
+    The features of the query are the data, their misfit is the noise, whose level the evidence
+    chooses, and the linear model is that of the generator and the features around what was found:
+    what a scan's posterior is made of, with another operator.
+
+    Args:
+        classifier: that was inverted.
+        found: the image, made by a network.
+        settings: of the posterior; default: 256 samples.
+        layers: whose features are the data; default: those that it was fitted with. All of them
+            together should be some thousand numbers.
+        checkpoint: folder to keep finished stages in.
+        resume: go on with what the folder holds.
+        progress: show a progress display.
+
+    Returns:
+        The same with ``std`` and ``samples``, and as scores the ``noise`` of the features, the
+        ``feature_residual`` of the samples (root mean square, over that noise), ``std_inside``
+        and ``std_outside`` of the region where edits belong, if it is known, and for a
+        counterfactual ``samples_in_target``, the share that the classifier sees in its class.
+
+    Raises:
+        ConfigurationError: an image without network, or of another classifier.
+        InsufficientMemoryError: what was asked for does not fit into memory.
+        Interrupted: stopped by the user; finished stages are kept.
+    """
+    if settings is None:
+        settings = UncertaintySettings(samples=256, tv_prior=False)
+    settings = settings.model_copy(
+        update={"tv_prior": bool(settings.tv_prior), "samples": settings.samples or 256}
+    )
+    if settings.tv_prior:
+        raise ConfigurationError(
+            "The total variation prior is for grey images of tomography; give tv_prior false."
+        )
+    device = find_device(settings.device)
+    generator, theta = generator_of_inversion(found)
+    whole = CounterfactualSettings if isinstance(found, Counterfactual) else PreImageSettings
+    names = layers or fidelity_layers(classifier, whole.from_values(dict(found.settings)))
+    operator = classifier.features(list(names)).to(device)
+    query = torch.from_numpy(found.query).to(device)
+    with torch.no_grad():
+        data = operator(query)
+        image = generator(theta)
+    if not np.allclose(image.clamp(0, 1).numpy(), found.image, atol=1e-4):
+        raise ConfigurationError(
+            "The network of this file does not make its image; the file has been changed."
+        )
+    model = LinearisedModel(operator, generator.to(device), theta.to(device), data, 1.0)
+    stages = Stages(
+        None if checkpoint is None else Path(checkpoint),
+        digest_of([classifier.model], [found.query, theta], whole.from_values(found.settings)),
+        resume=resume,
+    )
+    try:
+        with WorkDisplay(progress) as display:
+            posterior = infer(model, settings, Regularisation(0.0, False), stages, display)
+    except KeyboardInterrupt:
+        raise Interrupted(stages.interrupted()) from None
+    assert posterior.samples is not None
+    samples = posterior.samples[: settings.samples]
+    noise = float(posterior.tuning.values["noise"]) ** 0.5
+    scores = {
+        "noise": noise,
+        "feature_residual": _residual(operator, samples, data) / noise,
+        **_inside(posterior.std.cpu().numpy(), found.region),
+    }
+    if isinstance(found, Counterfactual):
+        scores["samples_in_target"] = _share(classifier, samples.cpu(), found.target)
+    return replace(
+        found,
+        std=posterior.std.cpu().numpy().astype(np.float32),
+        samples=samples.cpu().numpy().astype(np.float32),
+        scores={**found.scores, **scores},
+    )
+
+
+def generator_of_inversion(found: Inversion) -> tuple[Generator, Tensor]:
+    """The generator of an image that a network made, and its parameters [P].
+
+    Raises:
+        ConfigurationError: an image without network.
+    """
+    if "input" not in found.generator:
+        raise ConfigurationError(
+            f"The method {found.settings['method']} has no network to linearise; use lso-dip, "
+            "lso-inr or another with one."
+        )
+    kind = CounterfactualSettings if isinstance(found, Counterfactual) else PreImageSettings
+    generator = query_generator(kind.from_values(dict(found.settings)), found.image.shape)
+    return generator, torch.from_numpy(np.array(found.generator["theta"]))
+
+
+def _residual(operator: FeatureOperator, samples: Tensor, data: Tensor) -> float:
+    """Root mean square of what samples leave of the features."""
+    with torch.no_grad():
+        parts = [(operator(part) - data).square().mean(1) for part in samples.split(_AT_ONCE)]
+    return float(torch.cat(parts).mean().sqrt())
+
+
+def _inside(std: np.ndarray, region: np.ndarray | None) -> dict[str, float]:
+    if region is None:
+        return {}
+    of_pixels = std.mean(0)
+    return {
+        "std_inside": float(of_pixels[region].mean()),
+        "std_outside": float(of_pixels[~region].mean()),
+    }
+
+
+def _share(classifier: TrainedClassifier, samples: Tensor, target: int) -> float:
+    logits = classifier.features([LOGITS])
+    with torch.no_grad():
+        seen = [logits(part.clamp(0, 1)).argmax(-1) for part in samples.split(_AT_ONCE)]
+    return float((torch.cat(seen) == target).double().mean())

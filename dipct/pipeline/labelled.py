@@ -1,0 +1,74 @@
+"""What a classifier is trained on: drawn pictures or a folder of labelled images."""
+
+from pathlib import Path
+
+from dipct.classifier_settings import ClassifierSettings
+from dipct.errors import ConfigurationError
+from dipct.phantom import SceneTask, make_task
+from dipct.pretrain import LabelledImages, TrainedClassifier, read_labelled, scene_images
+from dipct.pretrain.labelled_folders import AUTO
+
+_SIDE = 64
+# Pictures that are held out, and those of which queries are taken, are of other seeds than those of
+# a training: these have seeds from zero on.
+_HELD_OUT, _GATE, QUERY = 1_000_000_007, 2_000_000_011, 3_000_000_019
+"""Added to the seed of a training."""
+
+
+def open_labelled(
+    settings: ClassifierSettings,
+    *,
+    task: str | None = None,
+    folder: Path | None = None,
+    layout: str = AUTO,
+    attribute: str | None = None,
+    most: int | None = None,
+) -> tuple[LabelledImages, LabelledImages]:
+    """Images to train on, and others that are held out.
+
+    Args:
+        settings: side, number, share and seed.
+        task: name of a drawn task, see :func:`dipct.phantom.make_task`; or
+        folder: where labelled images are.
+        layout: of the folder, see :func:`dipct.pretrain.read_labelled`.
+        attribute: that makes the class, of CelebA.
+        most: images of the folder to use.
+
+    Raises:
+        ConfigurationError: not one of task and folder, or what does not belong to it.
+        FileFormatError: a folder that cannot be read.
+    """
+    if (task is None) == (folder is None):
+        raise ConfigurationError("Give a task or a folder of images, one of the two.")
+    if folder is not None:
+        found = read_labelled(
+            folder,
+            settings.side or _SIDE,
+            layout=layout,
+            attribute=attribute,
+            most=most,
+            seed=settings.seed,
+        )
+        return found.split(settings.held_out_share, seed=settings.seed)
+    if attribute is not None or most is not None or layout != AUTO:
+        raise ConfigurationError("layout, attribute and most are for folders of images.")
+    assert task is not None
+    drawn = make_task(task, settings.side)
+    held_out = max(2, round(settings.held_out_share * settings.number))
+    first, second = settings.seed, settings.seed + _HELD_OUT
+    return (
+        scene_images(drawn, settings.number, seed=first, labels_seed=first),
+        scene_images(drawn, held_out, seed=second, labels_seed=second),
+    )
+
+
+def task_of(classifier: TrainedClassifier) -> SceneTask | None:
+    """The drawn task that a classifier was trained on; None if it was trained on a folder."""
+    if classifier.task.get("kind") != "scenes":
+        return None
+    return make_task(**classifier.task["task"])
+
+
+def gate_seed(settings: ClassifierSettings) -> int:
+    """Of the pictures that show what a classifier goes by."""
+    return settings.seed + _GATE

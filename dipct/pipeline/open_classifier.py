@@ -1,0 +1,75 @@
+"""The classifier to be explained: one that was trained here, or a user's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dipct.classifier import load_model
+from dipct.errors import ConfigurationError
+from dipct.operator import LOGITS, FeatureOperator, with_normalisation
+from dipct.pretrain import TrainedClassifier, read_trained_classifier
+from dipct.run import installed_versions
+
+_FILES = (".h5", ".hdf5")
+
+
+def open_classifier(
+    reference: str,
+    *,
+    weights: Path | None = None,
+    normalisation: str = "none",
+    image_shape: tuple[int, int, int] | None = None,
+    classes: Sequence[str] | None = None,
+) -> TrainedClassifier:
+    """A classifier by the name of its file, or a user's own model.
+
+    A model of one's own has no loss estimator and no centroids: manifold consistency is then by
+    batch statistics.
+
+    Args:
+        reference: a file of `dipct classifier train`; or ``package.module:attribute``, or an
+            exported program ``model.pt2``, see :func:`dipct.classifier.load_model`.
+        weights: of ``package.module:attribute``.
+        normalisation: that the model expects of its images, see
+            :func:`dipct.operator.with_normalisation`.
+        image_shape: [C H W] of its images.
+        classes: their names; default: their numbers.
+
+    Raises:
+        FileFormatError: a file that is missing or holds something else.
+        ConfigurationError: a model that cannot be made, what belongs to a model and is given with
+            a file, or another number of classes.
+        ShapeError: a model that does not take such images.
+    """
+    if reference.endswith(_FILES):
+        own = (weights, image_shape, classes)
+        if any(each is not None for each in own) or normalisation != "none":
+            raise ConfigurationError(
+                "weights, normalisation, image_shape and classes are for models of your own; "
+                f"{reference} holds its own."
+            )
+        return read_trained_classifier(reference)
+    if image_shape is None:
+        raise ConfigurationError(
+            "Give the image_shape of your model's images: channels, rows and columns."
+        )
+    model = with_normalisation(load_model(reference, weights), normalisation)
+    number = FeatureOperator(model, [LOGITS], image_shape).shapes[LOGITS][0]
+    names = tuple(map(str, range(number))) if classes is None else tuple(classes)
+    if len(names) != number:
+        raise ConfigurationError(
+            f"The model has {number} classes; got the names {', '.join(names)}."
+        )
+    return TrainedClassifier(
+        model=model,
+        architecture={"name": reference, "normalisation": normalisation},
+        image_shape=image_shape,
+        classes=names,
+        estimator=None,
+        report=None,
+        task={"kind": "own"},
+        settings={},
+        history={},
+        duration_s=0.0,
+        created="",
+        versions=installed_versions(),
+    )

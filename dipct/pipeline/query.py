@@ -1,0 +1,121 @@
+"""The query of a counterfactual, from a file or a drawn task, and its explanation with scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dipct.errors import ConfigurationError, ShapeError
+from dipct.inversion import Counterfactual
+from dipct.inversion_settings import CounterfactualSettings
+from dipct.phantom import Scene, SceneTask, describe_task
+from dipct.pipeline.counterfactual import counterfactual
+from dipct.pipeline.counterfactual_problem import OtherClassifier
+from dipct.pipeline.counterfactual_result import known_scores
+from dipct.pipeline.labelled import QUERY, task_of
+from dipct.pretrain import TrainedClassifier
+from dipct.pretrain.image_files import read_square
+
+_VALID = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """An image to explain.
+
+    Attributes:
+        image: float32 [C H W], from zero to one.
+        source: what it was read from.
+        task: where it is drawn, what it is of; and
+        scene: what it was drawn from, so that its true counterfactuals are known.
+    """
+
+    image: np.ndarray
+    source: str
+    task: SceneTask | None = None
+    scene: Scene | None = None
+
+
+def open_query(classifier: TrainedClassifier, image: str) -> Query:
+    """An image for a classifier.
+
+    Args:
+        classifier: decides the size and number of channels.
+        image: a file, whose largest centred square is resized; or the name of the drawn task that
+            the classifier was trained on, and a number, as ``faces:3``.
+
+    Raises:
+        FileFormatError: no readable image.
+        ConfigurationError: a task that the classifier was not trained on.
+        ShapeError: a classifier of images that are no squares.
+    """
+    name, _, number = image.rpartition(":")
+    if name and number.isdecimal() and not Path(image).exists():
+        task = task_of(classifier)
+        own = None if task is None else describe_task(task)["name"]
+        if task is None or name not in (own, str(own).split(":")[0]):
+            raise ConfigurationError(
+                f"The classifier was trained on {own or 'a folder of images'}, not on {name}: give "
+                f"{'a file' if own is None else f'{own}:{number}, or a file'}."
+            )
+        scene = task.sample_one(int(number), seed=QUERY)
+        return Query(scene.image, image, task, scene)
+    channels, height, width = classifier.image_shape
+    if height != width:
+        raise ShapeError(
+            f"Files are read as squares; the classifier takes {height} x {width} pixels. Give the "
+            "image to dipct.counterfactual as an array."
+        )
+    return Query(read_square(Path(image), height, colour=channels == 3), image)
+
+
+def explain_query(
+    classifier: TrainedClassifier,
+    query: Query,
+    target: int,
+    settings: CounterfactualSettings,
+    *,
+    region: Path | None = None,
+    others: Sequence[OtherClassifier] = (),
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Counterfactual:
+    """The counterfactual of one query, with scores where its true ones are known.
+
+    Args:
+        classifier: to be explained.
+        query: as of :func:`open_query`.
+        target: wanted class.
+        settings: how.
+        region: image file; edits are only where it is not black.
+        others: see :func:`dipct.pipeline.counterfactual`.
+        checkpoint: likewise.
+        resume: likewise.
+        progress: likewise.
+    """
+    allowed = None
+    if region is not None:
+        allowed = read_square(region, classifier.image_shape[1], colour=False)[0] > 0
+    (found,) = counterfactual(
+        classifier,
+        query.image,
+        target,
+        settings,
+        region=allowed,
+        others=others,
+        source=query.source,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+    )
+    if query.task is None or query.scene is None:
+        return found
+    if query.task.label(query.scene.causes) == target:
+        # The classifier is wrong: what it should see changed is no change of the causes.
+        return found
+    scores, truth, where = known_scores(
+        query.image, found.image, query.task, query.scene, target, valid=_VALID
+    )
+    return replace(found, scores={**found.scores, **scores}, truth=truth, region=where)

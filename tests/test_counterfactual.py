@@ -1,0 +1,269 @@
+"""The verb counterfactual, from a classifier and queries to results and files."""
+
+import json
+import logging
+import math
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from small_classifier import TASK, queries, small_classifier
+
+from dipct.errors import ConfigurationError, DataError, FileFormatError, Interrupted, ShapeError
+from dipct.inversion import (
+    Counterfactual,
+    read_counterfactual,
+    read_pre_image,
+    write_inversion,
+)
+from dipct.objective import DataTerm, GaussianFidelity
+from dipct.operator import LinearOperator
+from dipct.pipeline import OtherClassifier, counterfactual
+from dipct.pipeline.counterfactual_result import known_scores
+from dipct.pretrain import HeadReport
+
+FAST = {"steps": 30, "fit_steps": 20, "width": 8, "learning_rate": 5e-3, "class_weight": 0.3}
+
+
+def explain(method="lso-inr", number=2, classifier=None, **settings):
+    classifier = classifier or small_classifier()
+    return counterfactual(classifier, queries()[1][:number], 1, method=method, **FAST | settings)
+
+
+class Colours(LinearOperator):
+    """All pixels of all channels, as they are."""
+
+    def __init__(self, shape):
+        self.domain_shape = self.range_shape = shape
+
+    def _apply(self, x):
+        return x.clone()
+
+    def _apply_adjoint(self, y):
+        return y.clone()
+
+
+def seen(images):
+    with torch.no_grad():
+        return small_classifier().model(torch.from_numpy(images)).softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("lso-tv", {"learning_rate": 0.1}),
+        ("lso-inr", {}),
+        ("lso-dip-dep", {}),
+        ("lso-deep-decoder", {}),
+        ("iso-inr", {}),
+        ("iso-inr-bn", {"manifold_weight": 1e-3}),
+        ("disc", {}),
+        ("wachter", {"learning_rate": 0.1, "class_weight": 1.0}),
+        ("pgd", {"learning_rate": 0.02, "radius": 0.2, "class_weight": 1.0}),
+        ("deep-dream", {"learning_rate": 0.1, "class_weight": 1.0}),
+        ("deep-inversion", {"learning_rate": 0.1, "class_weight": 1.0}),
+    ],
+)
+def test_every_kind_of_method_gives_what_it_says(method, settings):
+    images = queries()[1][:2]
+    for query, found in zip(images, explain(method, **settings), strict=True):
+        assert np.array_equal(found.query, query)
+        assert found.image.shape == query.shape
+        assert found.image.min() >= 0
+        assert found.image.max() <= 1
+        probabilities = seen(found.image[None])[0]
+        assert found.valid == (int(probabilities.argmax()) == 1)
+        assert found.p_target == pytest.approx(float(probabilities[1]), abs=1e-4)
+        assert found.confident == (found.valid and found.p_target >= 0.9)
+        assert found.predicted == 0
+        assert found.p_target_query == pytest.approx(float(seen(query[None])[0, 1]), abs=1e-5)
+        assert found.reason
+        assert found.scores["mse"] == pytest.approx(float(np.mean((found.image - query) ** 2)))
+        assert set(found.history["iteration"]) == {0, 10, 20, 30}
+        assert "class" in found.history
+
+
+def test_more_weight_on_the_class_makes_it_valid_and_less_does_not():
+    easy = explain("lso-tv", number=1, learning_rate=0.1, class_weight=3.0)[0]
+    hard = explain("lso-tv", number=1, learning_rate=0.1, class_weight=0.0)[0]
+    assert easy.confident
+    assert "probability" in easy.reason
+    assert not hard.valid
+    assert "Not in the target class" in hard.reason
+    assert hard.p_target < easy.p_target
+
+
+def test_a_batch_is_its_queries_one_by_one():
+    together = explain(number=3)
+    images = queries()[1]
+    for i, found in enumerate(together):
+        (alone,) = counterfactual(small_classifier(), images[i], 1, method="lso-inr", **FAST)
+        # Convolutions of a batch round otherwise, which Adam carries on.
+        assert np.abs(alone.image - found.image).max() < 5e-3
+        assert alone.valid == found.valid
+    assert np.abs(together[0].image - together[1].image).max() > 0.05
+
+
+def test_nothing_changes_outside_a_region():
+    region = np.zeros((16, 16), dtype=bool)
+    region[:8] = True
+    for found in explain(region=region):
+        assert np.array_equal(found.image[:, ~region], found.query[:, ~region])
+        assert not np.array_equal(found.image[:, region], found.query[:, region])
+    free = explain()[0]
+    assert not np.array_equal(free.image[:, ~region], free.query[:, ~region])
+
+
+def test_another_classifier_can_keep_its_mind():
+    """Here the same one, which cannot change its mind and keep it: with a large weight it keeps."""
+    weak = explain(others=[OtherClassifier(small_classifier(), None, 1e-6)])[0]
+    strong = explain(others=[OtherClassifier(small_classifier(), None, 100.0)])[0]
+    assert strong.history["p_target"][-1] < weak.history["p_target"][-1]
+    name = "class of not bald or bald"
+    assert strong.history[name][-1] < weak.history[name][-1]
+    helped = explain(others=[OtherClassifier(small_classifier(), 1, 10.0)])[0]
+    assert helped.history["p_target"][-1] > weak.history["p_target"][-1]
+    with pytest.raises(ConfigurationError, match="classes 0 to 1"):
+        explain(others=[OtherClassifier(small_classifier(), 2)])
+
+
+def test_a_measurement_holds_the_image_where_it_was_measured():
+    """Of the identity with little noise: what was measured cannot be edited."""
+    query = torch.from_numpy(queries()[1][0])
+    measured = DataTerm(Colours(tuple(query.shape)), GaussianFidelity(query, 1e-3))
+    options = {"number": 1, "learning_rate": 0.1, "class_weight": 1.0}
+    bound = explain("lso-tv", measurement=measured, **options)[0]
+    free = explain("lso-tv", **options)[0]
+    assert bound.scores["mse"] < 0.05 * free.scores["mse"]
+    assert "fidelity" in bound.history
+
+
+def test_parameters_of_an_earlier_fit_are_the_same_start():
+    first = explain(number=2)
+    fitted = explain(number=2, steps=1)
+    theta = torch.from_numpy(np.stack([each.generator["theta"] for each in fitted]))
+    # After one step the best iterate may be the start itself.
+    again = explain(number=2, initial=theta)
+    assert again[0].scores["mse"] == pytest.approx(first[0].scores["mse"], rel=0.5)
+    assert np.allclose(again[0].query, first[0].query)
+
+
+def test_a_stopped_fit_goes_on_exactly(tmp_path, monkeypatch):
+    from dipct.pipeline import inversion
+
+    whole = explain(number=1)[0]
+    calls = 0
+
+    class Stop:
+        def __init__(self, keep):
+            self.keep = keep
+
+        def __call__(self, state):
+            nonlocal calls
+            calls += 1
+            if calls == 5:
+                raise KeyboardInterrupt
+
+    folder = tmp_path / "stages"
+    with monkeypatch.context() as patched:
+        patched.setattr(inversion, "_Keeper", Stop)
+        with pytest.raises(Interrupted, match="--resume"):
+            explain(number=1, checkpoint=folder)
+    resumed = explain(number=1, checkpoint=folder, resume=True)[0]
+    assert np.array_equal(resumed.image, whole.image)
+    assert all(np.array_equal(resumed.history[n], whole.history[n]) for n in whole.history)
+    with pytest.raises(ConfigurationError, match="nothing to resume"):
+        explain(number=1, checkpoint=tmp_path / "none", resume=True)
+
+
+def test_the_seed_decides():
+    one, same, other = (explain(number=1, seed=seed)[0] for seed in (0, 0, 1))
+    assert np.array_equal(one.image, same.image)
+    assert not np.array_equal(one.image, other.image)
+
+
+def test_the_classifier_is_left_as_it_was():
+    model = small_classifier().model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [p.requires_grad for p in model.parameters()]
+    explain("lso-inr-dep")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_known_counterfactuals_score_best():
+    scenes, images = queries()
+    for scene, query in zip(scenes, images, strict=True):
+        true = TASK.counterfactual(scene, 1, seed=0).image
+        scores, nearest, region = known_scores(query, true, TASK, scene, 1, valid=4)
+        assert scores["normalised_mass_accuracy"] > 0.95
+        assert scores["direction"] == pytest.approx(1)
+        assert scores["psnr_gain_db"] == math.inf
+        assert np.array_equal(nearest, true)
+        assert region.any()
+        noise = np.random.default_rng(0).standard_normal(query.shape).astype(np.float32)
+        wrong, _, _ = known_scores(query, query + 0.05 * noise, TASK, scene, 1, valid=4)
+        assert abs(wrong["normalised_mass_accuracy"]) < 0.1
+        assert abs(wrong["direction"]) < 0.2
+
+
+def test_files_hold_all_of_it(tmp_path):
+    found = replace(
+        explain(number=1)[0], truth=queries()[1][1], region=np.ones((16, 16), dtype=bool)
+    )
+    path = tmp_path / "cf.h5"
+    write_inversion(found, path)
+    again = read_counterfactual(path)
+    for name in ("query", "image", "truth", "region", "difference"):
+        assert np.array_equal(getattr(again, name), getattr(found, name)), name
+    for name in (*Counterfactual.attributes, "source", "created", "duration_s"):
+        assert getattr(again, name) == getattr(found, name), name
+    assert dict(again.scores) == pytest.approx(dict(found.scores), nan_ok=True)
+    assert np.array_equal(again.generator["theta"], found.generator["theta"])
+    with h5py.File(path) as file:
+        assert file["counterfactual"].attrs["valid"] == found.valid
+        assert np.allclose(file["counterfactual/difference"], found.image - found.query)
+    summary = json.loads(path.with_suffix(".json").read_text())
+    assert summary["p_target"] == found.p_target
+    with pytest.raises(FileFormatError, match="pre-image"):
+        read_pre_image(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(FileFormatError):
+        read_counterfactual(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"queries": np.zeros((3, 8, 8), np.float32)}, ShapeError, r"images \(3, 16, 16\)"),
+        ({"queries": 255 * queries()[1]}, DataError, "Divide bytes by 255"),
+        ({"queries": np.full((3, 16, 16), np.nan)}, DataError, "finite"),
+        ({"targets": 2}, ConfigurationError, "0 not bald, 1 bald"),
+        ({"targets": 0}, ConfigurationError, "sees 'not bald' in queries 0, 1, 2 already"),
+        ({"targets": [1, 1]}, ShapeError, "one for each of 3"),
+        ({"method": "disc", "steps": 2}, ConfigurationError, "5 blocks needs 5 steps"),
+        ({"layers": ("layer9",)}, ConfigurationError, "Near names: layer"),
+        ({"method": "lso-inr-duq"}, ConfigurationError, "no centroids"),
+        ({"region": np.zeros((16, 16), bool)}, ShapeError, "true somewhere"),
+    ],
+)
+def test_wrong_input_is_refused_before_any_work(change, error, message):
+    values = {"queries": queries()[1], "targets": 1, "method": "lso-inr", **change}
+    with pytest.raises(error, match=message):
+        counterfactual(small_classifier(), **values)
+
+
+def test_heads_that_are_missing_or_weak_are_told(caplog):
+    headless = replace(small_classifier(), estimator=None, report=None)
+    with pytest.raises(ConfigurationError, match="no loss estimator"):
+        explain("lso-inr-dep", classifier=headless)
+    weak = replace(small_classifier(), report=HeadReport(0.9, 0.1, 0.5, 0.5))
+    strong = replace(small_classifier(), report=HeadReport(0.9, 0.8, 0.8, 0.8))
+    with caplog.at_level(logging.WARNING, logger="dipct"):
+        explain("lso-inr-dep", number=1, classifier=strong, steps=5)
+        assert "rank correlation" not in caplog.text
+        explain("lso-inr-dep", number=1, classifier=weak, steps=5)
+    assert "rank correlation 0.10" in caplog.text

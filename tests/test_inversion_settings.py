@@ -1,0 +1,89 @@
+"""Settings of counterfactuals and pre-images."""
+
+import pytest
+
+from dipct.errors import ConfigurationError
+from dipct.inversion_settings import (
+    COUNTERFACTUAL_METHODS,
+    PRE_IMAGE_METHODS,
+    CounterfactualSettings,
+    PreImageSettings,
+)
+
+
+@pytest.mark.parametrize("method", COUNTERFACTUAL_METHODS)
+def test_every_method_is_possible(method):
+    settings = CounterfactualSettings.of_method(method)
+    assert settings.method == method
+    again = CounterfactualSettings.from_values(settings.to_values())
+    assert again == settings
+
+
+@pytest.mark.parametrize("method", PRE_IMAGE_METHODS)
+def test_every_method_of_pre_images_is_possible(method):
+    settings = PreImageSettings.of_method(method)
+    assert PreImageSettings.from_values(settings.to_values()) == settings
+
+
+def test_published_settings():
+    s1 = CounterfactualSettings.of_method("s1")
+    assert (s1.fidelity_weight, s1.manifold_weight, s1.class_weight) == (1, 0.02, 0.1)
+    assert (s1.layers, s1.generator, s1.steps, s1.start) == (("layer1",), "unet", 5000, "random")
+    disc = CounterfactualSettings.of_method("disc")
+    assert disc.progressive
+    assert (disc.generator, disc.manifold) == ("inr", "loss-estimator")
+
+
+def test_arms_differ_in_what_their_names_say():
+    dip, inr = (CounterfactualSettings.of_method(f"lso-{name}") for name in ("dip", "inr"))
+    assert (dip.generator, inr.generator) == ("unet", "inr")
+    manifolds = {
+        name: CounterfactualSettings.of_method(f"iso-inr{name}").manifold
+        for name in ("", "-dep", "-duq", "-bn")
+    }
+    assert manifolds == {
+        "": "none",
+        "-dep": "loss-estimator",
+        "-duq": "centroids",
+        "-bn": "batch-statistics",
+    }
+    spaces = [CounterfactualSettings.of_method(f"{s}-tv").space for s in ("lso", "iso")]
+    assert spaces == ["features", "image"]
+
+
+def test_given_values_take_the_place_of_the_methods():
+    settings = CounterfactualSettings.of_method("lso-inr", {"steps": 7, "generator": "unet"})
+    assert (settings.steps, settings.generator, settings.method) == (7, "unet", "lso-inr")
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("lso", {}, "There is no method 'lso'"),
+        ("lso-tv", {"progressive": True}, "pixels have one block"),
+        ("lso-inr", {"optimiser": "sign"}, "for the generator pixels"),
+        ("lso-inr", {"jitter": 2}, "jitter is for the generator pixels"),
+        ("iso-inr", {"layers": ("layer1",)}, "no meaning in image space"),
+        ("lso-inr", {"distance": "l1"}, "give space image"),
+        ("lso-inr", {"steps": 0}, "steps"),
+        ("lso-inr", {"probability": 1.0}, "probability"),
+        ("lso-inr", {"class_wight": 1.0}, "class_weight"),
+    ],
+)
+def test_impossible_settings_are_refused(method, values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        CounterfactualSettings.of_method(method, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"distance": "l1"}, "features have"),
+        ({"manifold": "centroids"}, "no target"),
+        ({"maximise": "logits:1", "layers": ("layer1",)}, "activation is maximised"),
+        ({"class_weight": 1.0}, "no setting 'class_weight'"),
+    ],
+)
+def test_impossible_settings_of_pre_images_are_refused(values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        PreImageSettings.of_method("dip", values)
