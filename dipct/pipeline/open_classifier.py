@@ -48,11 +48,11 @@ def open_classifier(
                 f"{reference} holds its own."
             )
         return read_trained_classifier(reference)
+    model = with_normalisation(load_model(reference, weights), normalisation)
     if image_shape is None:
         raise ConfigurationError(
             "Give the image_shape of your model's images: channels, rows and columns."
         )
-    model = with_normalisation(load_model(reference, weights), normalisation)
     number = FeatureOperator(model, [LOGITS], image_shape).shapes[LOGITS][0]
     names = tuple(map(str, range(number))) if classes is None else tuple(classes)
     if len(names) != number:

@@ -1,0 +1,207 @@
+"""The commands of the counterfactual half: classifier, invert, counterfactual."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_classifier import TASK, queries, small_classifier
+from test_cli import PNG, names
+
+from dipct.inversion import read_counterfactual, read_pre_image
+from dipct.pipeline import open_query
+from dipct.pretrain import read_trained_classifier, write_trained_classifier
+
+TRAIN = (
+    *("classifier", "train", "--side", 16, "--steps", 6, "--batch", 8, "--number", 40),
+    *("--out", "clf.h5"),
+)
+FAST = ("--steps", 10, "--learning-rate", 0.05)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, dipct_command):
+    """Work in a folder with a classifier; commands must succeed and print no escape codes."""
+    monkeypatch.chdir(tmp_path)
+    write_trained_classifier(small_classifier(), "faces.h5")
+
+    def run(*arguments, code=0):
+        result = dipct_command(*arguments)
+        assert result.code == code, result
+        assert "\x1b" not in result.out + result.err and "Traceback" not in result.err
+        return result
+
+    run.folder = tmp_path
+    return run
+
+
+def not_bald():
+    """Number of a picture that the classifier sees as not bald."""
+    for number in range(20):
+        query = open_query(small_classifier(), f"faces:bald:{number}")
+        with torch.no_grad():
+            seen = int(small_classifier().model(torch.from_numpy(query.image)[None]).argmax())
+        if seen == TASK.label(query.scene.causes) == 0:
+            return number
+    raise AssertionError
+
+
+def save_picture(path, image):
+    Image.fromarray(np.round(255 * image.transpose(1, 2, 0)).astype(np.uint8)).save(path)
+
+
+# From end to end
+
+
+def test_a_classifier_of_drawn_pictures(work):
+    result = work(*TRAIN, "--task", "faces:bald")
+    assert {"clf.h5", "clf.png"} <= names(work.folder)
+    assert "clf.h5.checkpoint" not in names(work.folder)
+    found = read_trained_classifier("clf.h5")
+    assert found.classes == ("not bald", "bald")
+    for text in (f"{found.accuracy:.4f}", "rank correlation", "AUROC", "nuisances change it"):
+        assert text in result.out
+    assert (work.folder / "clf.png").read_bytes().startswith(PNG)
+    again = work("classifier", "info", "clf.h5")
+    assert f"{found.accuracy:.4f}" in again.out
+
+
+def test_a_classifier_of_a_folder(work):
+    random = np.random.default_rng(0)
+    for name, level in (("dark", 0.2), ("light", 0.8)):
+        (work.folder / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            image = np.clip(level + 0.1 * random.standard_normal((3, 20, 20)), 0, 1)
+            save_picture(work.folder / "images" / name / f"{i}.png", image)
+    work(*TRAIN[:-4], "--out", "clf.h5", "--images", "images", "--no-loss-estimator")
+    found = read_trained_classifier("clf.h5")
+    assert found.classes == ("dark", "light")
+    assert found.estimator is None
+    assert found.gate is None
+    result = work("classifier", "info", "clf.h5")
+    assert "rank correlation" not in result.out
+
+
+def test_centroids_are_fitted_and_reported(work):
+    result = work(*TRAIN, "--task", "faces:bald", "--centroids")
+    assert read_trained_classifier("clf.h5").centroids is not None
+    assert "certainty finds shifted" in result.out
+
+
+def test_a_counterfactual_of_a_drawn_picture(work):
+    image = f"faces:bald:{not_bald()}"
+    result = work(
+        *("counterfactual", "--classifier", "faces.h5", "--image", image, "--target", "bald"),
+        *("--method", "lso-tv", "--out", "cf.h5", *FAST),
+    )
+    found = read_counterfactual("cf.h5")
+    assert {"cf.h5", "cf.json", "cf.png"} <= names(work.folder)
+    assert not any(name.endswith(".stages") for name in names(work.folder))
+    assert found.truth is not None
+    for text in ("seen as not bald", found.reason, "normalised mass accuracy", "Wrote cf.h5"):
+        assert text in " ".join(result.out.split())
+    summary = json.loads((work.folder / "cf.json").read_text())
+    assert summary["valid"] == found.valid
+    assert "normalised_mass_accuracy" in summary["scores"]
+    assert (work.folder / "cf.png").read_bytes().startswith(PNG)
+
+
+def test_a_counterfactual_of_a_file_within_a_region(work):
+    image = queries()[1][0]
+    save_picture("query.png", image)
+    allowed = np.zeros((3, 16, 16))
+    allowed[:, :8] = 1
+    save_picture("region.png", allowed)
+    work(
+        *("counterfactual", "--classifier", "faces.h5", "--image", "query.png", "--target", 1),
+        *("--method", "wachter", "--region", "region.png", "--out", "cf.h5", *FAST),
+    )
+    found = read_counterfactual("cf.h5")
+    assert np.abs(found.query - image).max() < 1 / 255
+    assert np.array_equal(found.image[:, 8:], found.query[:, 8:])
+    assert found.truth is None
+    assert "normalised_mass_accuracy" not in found.scores
+
+
+def test_a_pre_image(work):
+    result = work(
+        *("invert", "--classifier", "faces.h5", "--image", "faces:bald:0", "--layer", "layer1"),
+        *("--method", "pixel-tv", "--out", "pre.h5", *FAST),
+    )
+    assert {"pre.h5", "pre.json", "pre.png"} <= names(work.folder)
+    assert read_pre_image("pre.h5").settings["layers"] == ["layer1"]
+    assert "psnr to query db" in result.out
+    work(
+        *("invert", "--classifier", "faces.h5", "--image", "faces:bald:0"),
+        *("--maximise", "logits:1", "--method", "pixel-tv", "--out", "most.h5", *FAST),
+    )
+
+
+def test_a_model_of_ones_own(work, monkeypatch):
+    torch.save(small_classifier().model.state_dict(), "weights.pt")
+    save_picture("query.png", queries()[1][0])
+    (work.folder / "mine.py").write_text(
+        "from dipct.classifier import small_resnet\n\n\ndef model():\n    return small_resnet(2)\n"
+    )
+    monkeypatch.syspath_prepend(str(work.folder))
+    work(
+        *("counterfactual", "--classifier", "mine:model", "--weights", "weights.pt"),
+        *("--image-shape", 3, 16, 16, "--class", "hair", "--class", "none"),
+        *("--image", "query.png", "--target", "none", "--method", "lso-tv-bn"),
+        *("--out", "cf.h5", *FAST),
+    )
+    found = read_counterfactual("cf.h5")
+    assert found.classifier["classes"] == ["hair", "none"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target", "hat"), "There is no class 'hat'; there are: 0 not bald, 1 bald."),
+        (("--target", "not bald"), "already; choose another target"),
+        (("--target", "bald", "--layer", "layer9"), "Near names: layer"),
+        (("--target", "bald", "--method", "lso"), "There is no method 'lso'"),
+        (("--target", "bald", "--method", "lso-inr-duq"), "no centroids"),
+        (("--target", "bald", "--image", "lesions:3"), "trained on faces:bald, not on lesions"),
+        (("--target", "bald", "--image", "none.png"), "none.png"),
+        (("--target", "bald", "--out", "cf.txt"), "must end in .h5"),
+        (("--target", "bald", "--resume"), "nothing to resume from"),
+        (("--target", "bald", "--weights", "w.pt"), "holds its own"),
+        (("--target", "bald", "--classifier", "scan.txt"), "package.module:attribute"),
+    ],
+)
+def test_wrong_input_is_refused_with_a_message(work, arguments, message):
+    given = {
+        "--classifier": "faces.h5",
+        "--image": f"faces:bald:{not_bald()}",
+        "--out": "cf.h5",
+        "--steps": "5",
+    }
+    rest = list(map(str, arguments))
+    for option in [each for each in given if each in rest]:
+        given.pop(option)
+    words = [word for pair in given.items() for word in pair]
+    result = work("counterfactual", *words, *rest, code=1)
+    assert message in " ".join(result.err.split())
+    assert "cf.h5" not in names(work.folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Give --task or --images"),
+        (("--task", "faces", "--images", "folder"), "Give --task or --images"),
+        (("--task", "houses"), "There is no task 'houses'"),
+        (("--task", "faces", "--attribute", "Smiling"), "are for folders of images"),
+        (("--images", "nowhere"), "nowhere"),
+        (("--task", "faces", "--preset", "s2"), "preset must be s1 or disc"),
+        (("--task", "faces", "--resume"), "no checkpoint"),
+    ],
+)
+def test_wrong_training_is_refused_with_a_message(work, arguments, message):
+    result = work(*TRAIN, *arguments, code=1)
+    assert message in " ".join(result.err.split())
