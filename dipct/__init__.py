@@ -1,6 +1,11 @@
 """Tomographic reconstruction as one inverse problem: ``y = A(x) + noise``."""
 
 from dipct.configuration import ReconstructionConfiguration as ReconstructionConfiguration
+from dipct.inversion import Counterfactual as Counterfactual
+from dipct.inversion import PreImage as PreImage
+from dipct.inversion import read_counterfactual as read_counterfactual
+from dipct.inversion import read_pre_image as read_pre_image
+from dipct.inversion import write_inversion as write_inversion
 from dipct.measurement import ConeGeometry as ConeGeometry
 from dipct.measurement import ConeSliceGeometry as ConeSliceGeometry
 from dipct.measurement import FanGeometry as FanGeometry
@@ -15,8 +20,11 @@ from dipct.measurement.readers import read_scan as read_scan
 from dipct.measurement.scan_file import write_scan as write_scan
 from dipct.operator import RayTransform as RayTransform
 from dipct.operator import ray_transform as ray_transform
+from dipct.pipeline import counterfactual as counterfactual
 from dipct.pipeline import example_scan as example_scan
 from dipct.pipeline import generator_of as generator_of
+from dipct.pipeline import open_classifier as open_classifier
+from dipct.pipeline import pre_image as pre_image
 from dipct.pipeline import pretrain as pretrain
 from dipct.pipeline import quantify as quantify
 from dipct.pipeline import reconstruct as reconstruct

@@ -23,8 +23,11 @@ def counterfactual(
     image: Annotated[
         str, typer.Option(help="An image file, or TASK:NUMBER of a drawn task, as faces:3.")
     ],
-    target: Annotated[str, typer.Option(help="Name or number of the wanted class.")],
     out: Annotated[Path, typer.Option(help="File to write, .h5.")],
+    target: Annotated[
+        str | None,
+        typer.Option(help="Name or number of the wanted class; the most probable other one."),
+    ] = None,
     method: Annotated[str, typer.Option(help=f"{_METHODS}")] = "disc",
     steps: Annotated[int | None, typer.Option(help="Steps of the fit.")] = None,
     layer: Annotated[
@@ -117,7 +120,7 @@ def counterfactual(
     found = explain_query(
         trained,
         query,
-        trained.class_number(target),
+        None if target is None else trained.class_number(target),
         settings,
         region=region,
         others=[OtherClassifier(read_trained_classifier(path)) for path in keep or []],

@@ -178,6 +178,23 @@ def test_a_stopped_fit_goes_on_exactly(tmp_path, monkeypatch):
         explain(number=1, checkpoint=tmp_path / "none", resume=True)
 
 
+def test_without_a_target_it_is_the_most_probable_other_class():
+    values = {"method": "lso-tv", "steps": 3}
+    found = counterfactual(small_classifier(), queries()[1], **values)
+    assert [each.target for each in found] == [1, 1, 1]
+    three = replace(small_classifier(), classes=("a", "b", "c"))
+    model = torch.nn.Sequential(three.model, torch.nn.Linear(2, 3))
+    with torch.no_grad():
+        # The second of three classes is the third.
+        model[1].weight.copy_(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [1.0, 0.0]]))
+        model[1].bias.zero_()
+        logits = three.model(torch.from_numpy(queries()[1]))
+    assert (logits[:, 0] > 0).all()
+    three = replace(three, model=model, estimator=None, report=None)
+    found = counterfactual(three, queries()[1], layers=("0.layer1",), **values)
+    assert [each.target for each in found] == [2, 2, 2]
+
+
 def test_the_seed_decides():
     one, same, other = (explain(number=1, seed=seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(one.image, same.image)

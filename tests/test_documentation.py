@@ -28,6 +28,9 @@ SMALLER = [
     ("dipct choose", "dipct choose --repeats 1 --iterations 5 --baseline-iterations 5"),
     ("--rank 50", "--rank 2"),
     ("simulate shepp-logan --pixels 28", "simulate shepp-logan --pixels 16"),
+    ("classifier train", "classifier train --side 16 --number 60 --steps 30 --batch 16"),
+    ("--method lso-inr", "--method lso-inr --steps 5"),
+    ("--layer layer1 --method dip --iterations 20", "--layer layer1 --method dip --steps 5"),
 ]
 """What makes the snippets fast enough to be run every time."""
 TORCH_OWN = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"

@@ -37,7 +37,7 @@ from dipct.pretrain import TrainedClassifier
 def counterfactual(
     classifier: TrainedClassifier,
     queries: np.ndarray | Tensor,
-    targets: int | Sequence[int],
+    targets: int | Sequence[int] | None = None,
     settings: CounterfactualSettings | None = None,
     *,
     region: np.ndarray | None = None,
@@ -60,7 +60,8 @@ def counterfactual(
     Args:
         classifier: to be explained; it is not changed.
         queries: from zero to one, [C H W] or [B C H W].
-        targets: wanted class, or one for each query.
+        targets: wanted class, or one for each query; default: of each the most probable of the
+            classes that the classifier does not see.
         settings: how, or give the ``method`` (default: disc) and others by name.
         region: where the images may differ from the queries, bool [H W] or [B H W]; default:
             everywhere.
@@ -94,12 +95,12 @@ def counterfactual(
         settings = CounterfactualSettings.of_method(values.pop("method", "disc"), values)
     device = find_device(settings.device)
     images = checked_images(classifier, torch.as_tensor(queries)).to(device)
-    wanted = _checked_targets(classifier, targets, len(images)).to(device)
     layers = fidelity_layers(classifier, settings) if settings.space == "features" else ()
     operator = feature_operator(classifier, layers, settings, device)
     with torch.no_grad():
         before = operator.split(operator(images))[LOGITS].softmax(-1)
     predicted = before.argmax(-1)
+    wanted = _checked_targets(classifier, targets, before).to(device)
     _check_not_there(classifier, predicted, wanted)
     warn_of_weak_head(classifier, settings)
     problem = counterfactual_problem(
@@ -149,8 +150,12 @@ def counterfactual(
 
 
 def _checked_targets(
-    classifier: TrainedClassifier, targets: int | Sequence[int], number: int
+    classifier: TrainedClassifier, targets: int | Sequence[int] | None, before: Tensor
 ) -> Tensor:
+    """Wanted classes, [B], from probabilities of the queries [B K]."""
+    number = len(before)
+    if targets is None:
+        return before.topk(2, dim=-1).indices[:, 1]
     wanted = torch.as_tensor(targets).long().flatten()
     wanted = wanted.expand(number).clone() if len(wanted) == 1 else wanted
     if len(wanted) != number:

@@ -73,7 +73,7 @@ def open_query(classifier: TrainedClassifier, image: str) -> Query:
 def explain_query(
     classifier: TrainedClassifier,
     query: Query,
-    target: int,
+    target: int | None,
     settings: CounterfactualSettings,
     *,
     region: Path | None = None,
@@ -87,7 +87,7 @@ def explain_query(
     Args:
         classifier: to be explained.
         query: as of :func:`open_query`.
-        target: wanted class.
+        target: wanted class; None for the most probable of the others.
         settings: how.
         region: image file; edits are only where it is not black.
         others: see :func:`dipct.pipeline.counterfactual`.
@@ -112,10 +112,10 @@ def explain_query(
     )
     if query.task is None or query.scene is None:
         return found
-    if query.task.label(query.scene.causes) == target:
+    if query.task.label(query.scene.causes) == found.target:
         # The classifier is wrong: what it should see changed is no change of the causes.
         return found
     scores, truth, where = known_scores(
-        query.image, found.image, query.task, query.scene, target, valid=_VALID
+        query.image, found.image, query.task, query.scene, found.target, valid=_VALID
     )
     return replace(found, scores={**found.scores, **scores}, truth=truth, region=where)
