@@ -1,6 +1,7 @@
 """Tasks, classifiers, queries, arms and scores of the benchmark of counterfactuals."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dipct.classifier_settings import ClassifierSettings
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
 from dipct.operator import LOGITS
@@ -16,7 +18,6 @@ from dipct.pipeline import counterfactual, open_labelled, task_of, train_classif
 from dipct.pipeline.counterfactual_result import edit_scores, known_scores
 from dipct.pipeline.labelled import QUERY
 from dipct.pretrain import (
-    ClassifierSettings,
     TrainedClassifier,
     read_trained_classifier,
     write_trained_classifier,
@@ -25,7 +26,7 @@ from dipct.pretrain import (
 FOLDER = Path(__file__).parent / "results" / "counterfactuals"
 RUNS = FOLDER / "runs"
 SEEDS, STEPS, FIT_STEPS, BATCH, TRUE_ONES = (0, 1, 2), 300, 500, 17, 16
-TUNING_QUERIES, TUNING_SEED = 8, 500
+TUNING_QUERIES, FIRST_TUNING = 8, 5000
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,20 @@ class Case:
         side: pixels.
         queries: per seed of the classifier.
         training: settings of the classifier.
+        source: class that all queries are of; None for any.
     """
 
     task: str
     side: int
     queries: int
     training: dict[str, Any]
+    source: int | None = None
 
 
 CASES = {
-    "faces": Case("faces", 32, 100, {"number": 4000, "steps": 800}),
+    "faces": Case("faces", 32, 100, {"number": 4000, "steps": 800}, source=0),
     "lesions": Case("lesions", 64, 34, {"number": 4000, "steps": 600}),
 }
-QUICK = {name: replace(case, queries=6) for name, case in CASES.items()}
-"""Of --quick."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def queries(case: str, seed: int, number: int, *, first: int = 0) -> Queries:
         scene = task.sample_one(index, seed=QUERY + seed)
         index += 1
         own = task.label(scene.causes)
+        if CASES[case].source not in (None, own):
+            continue
         target = int((own + rng.integers(1, len(task.classes))) % len(task.classes))
         pair = np.stack([scene.image, task.counterfactual(scene, target).image])
         with torch.no_grad():
@@ -186,15 +189,50 @@ def scores_of(
         zip(asked.scenes, asked.targets, images, strict=True)
     ):
         known, _, _ = known_scores(scene.image, image, asked.task, scene, target, valid=TRUE_ONES)
+        values = {
+            **seen[i],
+            "oracle_valid": float(judged[i] == target),
+            **edit_scores(scene.image, image),
+            **known,
+        }
+        # JSON has neither NaN nor infinity: what does not exist is left out.
+        found.append({name: value for name, value in values.items() if np.isfinite(value)})
+    return found
+
+
+def standings(
+    trained: TrainedClassifier, images: np.ndarray, targets: list[int]
+) -> list[dict[str, float]]:
+    """What the classifier makes of images that no arm made."""
+    with torch.no_grad():
+        probabilities = trained.features([LOGITS])(torch.from_numpy(images)).softmax(-1)
+    found = []
+    for row, target in zip(probabilities, targets, strict=True):
+        is_valid = int(row.argmax()) == target
         found.append(
             {
-                **seen[i],
-                "oracle_valid": float(judged[i] == target),
-                **edit_scores(scene.image, image),
-                **known,
+                "valid": float(is_valid),
+                "confident": float(is_valid and float(row[target]) >= 0.9),
+                "p_target": float(row[target]),
             }
         )
     return found
+
+
+def merit(scores: list[dict[str, float]]) -> float:
+    """Mean normalised mass accuracy, where one that is not valid or changes nothing counts zero."""
+    values = [each.get("normalised_mass_accuracy", 0.0) * each["valid"] for each in scores]
+    return float(np.mean(values))
+
+
+def slug(name: str) -> str:
+    """Name of an arm in the name of a file."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result."""
+    return json.loads(path.read_text())
 
 
 def write_images(name: str, images: np.ndarray) -> None:

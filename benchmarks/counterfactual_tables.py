@@ -1,0 +1,138 @@
+"""Tables of the benchmark of counterfactuals, from the runs that there are."""
+
+from pathlib import Path
+
+import numpy as np
+from counterfactual_cases import ARMS, CASES, read, slug
+from measuring import replace_section
+
+from dipct.evaluation import bootstrap_interval
+
+PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
+COLUMNS = {
+    "valid": "valid",
+    "oracle_valid": "oracle valid",
+    "normalised_mass_accuracy": "nMA",
+    "concentration": "concentration",
+    "mse": "MSE",
+    "direction": "direction",
+    "psnr_gain_db": "gain [dB]",
+}
+TV, DISC, DUQ = "LSO + TV + l2", "LSO + INR + DEP", "LSO + INR + DUQ"
+MASS = "normalised_mass_accuracy"
+CONTROLS = ("true counterfactual", "identity", "random edit of the same size")
+
+
+def rows_of(folder: Path, case: str) -> dict[str, tuple[list[dict[str, float]], list[int]]]:
+    """Scores of all queries and the seeds of their classifiers, by arm and control."""
+    found: dict[str, tuple[list, list]] = {}
+    for path in sorted(folder.glob(f"run-{case}-*-controls.json")):
+        result = read(path)
+        for name, scores in result["scores"].items():
+            rows, seeds = found.setdefault(name, ([], []))
+            rows += scores
+            seeds += [result["seed"]] * len(scores)
+    for name in ARMS:
+        for path in sorted(folder.glob(f"run-{case}-?-{slug(name)}.json")):
+            result = read(path)
+            rows, seeds = found.setdefault(name, ([], []))
+            rows += result["scores"]
+            seeds += [result["seed"]] * len(result["scores"])
+    return found
+
+
+def cell(rows: list[dict[str, float]], seeds: list[int], column: str) -> str:
+    """Mean with its interval, over what is defined; validity over all, all else over valid ones."""
+    of_all = column in ("valid", "oracle_valid")
+    kept = [
+        (row[column], seed)
+        for row, seed in zip(rows, seeds, strict=True)
+        if (of_all or row["valid"]) and column in row
+    ]
+    if not kept:
+        return "-"
+    values, of_seed = (np.array(part) for part in zip(*kept, strict=True))
+    clusters = of_seed if len(set(of_seed)) > 1 else None
+    low, high = bootstrap_interval(values, clusters=clusters)
+    digits = 4 if column == "mse" else 2
+    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def table(folder: Path, case: str) -> str:
+    """The table of a task."""
+    rows = rows_of(folder, case)
+    if not rows:
+        return "Nothing was run yet."
+    lines = [
+        "| | n | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for name in [*ARMS, *CONTROLS]:
+        if name in rows:
+            scores, seeds = rows[name]
+            cells = [cell(scores, seeds, column) for column in COLUMNS]
+            lines.append(f"| {name} | {len(scores)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def paired(folder: Path, case: str, one: str, other: str, column: str) -> tuple[float, ...] | None:
+    """Mean difference of two arms on the queries that both solve, with its interval."""
+    rows = rows_of(folder, case)
+    if one not in rows or other not in rows:
+        return None
+    (first, seeds), (second, _) = rows[one], rows[other]
+    kept = [
+        (a[column] - b[column], seed)
+        for a, b, seed in zip(first, second, seeds, strict=False)
+        if a["valid"] and b["valid"] and column in a and column in b
+    ]
+    if not kept:
+        return None
+    values, of_seed = (np.array(part) for part in zip(*kept, strict=True))
+    clusters = of_seed if len(set(of_seed)) > 1 else None
+    return (float(values.mean()), *bootstrap_interval(values, clusters=clusters), len(values))
+
+
+CLAIMS = (
+    # Name, what is claimed, arm, arm it is compared with, column, sign of the difference.
+    ("A1", "total variation is less concentrated than DIP", TV, "LSO + DIP", "concentration", 1),
+    ("A1", "DIP is as concentrated as INR", "LSO + DIP", "LSO + INR", "concentration", 0),
+    ("A1", "DEP concentrates DIP", "LSO + DIP + DEP", "LSO + DIP", "concentration", -1),
+    ("A1", "DEP concentrates INR", DISC, "LSO + INR", "concentration", -1),
+    ("A3", "DEP makes larger edits of DIP", "LSO + DIP + DEP", "LSO + DIP", "mse", 1),
+    ("A3", "DEP makes larger edits of INR", DISC, "LSO + INR", "mse", 1),
+    ("A4", "DUQ is as good as nothing", DUQ, "LSO + INR", MASS, 0),
+    ("A5", "features are better than pixels with TV", TV, "ISO + TV + l2", MASS, 1),
+    ("A5", "they make no difference with DIP", "LSO + DIP", "ISO + DIP", MASS, 0),
+    ("A10", "DEP moves edits of DIP to where they belong", "LSO + DIP + DEP", "LSO + DIP", MASS, 1),
+    ("A11", "progressive is better than all at once", DISC, f"{DISC}, all at once", MASS, 1),
+)
+
+
+def claims(folder: Path, case: str) -> str:
+    """What was claimed, what was found, and whether the one is the other."""
+    lines = ["| claim | | difference | n | |", "|---|---|---|---|---|"]
+    for name, text, one, other, column, sign in CLAIMS:
+        found = paired(folder, case, one, other, column)
+        if found is None:
+            continue
+        mean, low, high, number = found
+        if sign == 0:
+            verdict = "confirmed" if low <= 0 <= high else "refuted"
+        elif low <= 0 <= high:
+            verdict = "not decided"
+        else:
+            verdict = "confirmed" if (low > 0) == (sign > 0) else "refuted"
+        digits = 5 if column == "mse" else 3
+        interval = f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+        lines.append(f"| {name} | {text} ({column}) | {interval} | {number} | {verdict} |")
+    return "\n".join(lines)
+
+
+def write_page(folder: Path, *, quick: bool) -> None:
+    """Print the tables and, but for quick runs, put them into the page."""
+    for case in CASES:
+        text = f"{table(folder, case)}\n\n{claims(folder, case)}"
+        print(f"\n{case}\n{text}")
+        if not quick:
+            replace_section(PAGE, f"counterfactuals {case}", text)
