@@ -25,6 +25,7 @@ from dipct.phantom.rectangles import Rectangle, random_rectangles, rectangles
 from dipct.phantom.scenes import Scene, SceneTask, edit_region
 from dipct.phantom.shepp_logan import shepp_logan, shepp_logan_ellipsoids
 from dipct.phantom.walnut import walnut
+from dipct.phantom.walnut_defects import WalnutTask
 
 __all__ = [
     "ATTRIBUTES",
@@ -36,6 +37,7 @@ __all__ = [
     "Rectangle",
     "Scene",
     "SceneTask",
+    "WalnutTask",
     "default_peak",
     "disc_centers",
     "discs",
