@@ -20,6 +20,9 @@ from dipct.pretrain.pretrained_network import (
 from dipct.pretrain.pretrained_network import (
     write_pretrained_network as write_pretrained_network,
 )
+from dipct.pretrain.scanned_scenes import ScannedScenes as ScannedScenes
+from dipct.pretrain.scanned_scenes import SceneGeometry as SceneGeometry
+from dipct.pretrain.scanned_scenes import scan_scenes as scan_scenes
 from dipct.pretrain.seeds import FOLDS as FOLDS
 from dipct.pretrain.seeds import Fold as Fold
 from dipct.pretrain.snapshots import Snapshots as Snapshots
