@@ -644,6 +644,7 @@ def test_tasks_have_names():
         "lesions",
         "lesions:2",
         "lesions:4",
+        "walnuts",
     )
     for name in task_names():
         task = make_task(name, 16)

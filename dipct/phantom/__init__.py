@@ -26,6 +26,7 @@ from dipct.phantom.scenes import Scene, SceneTask, edit_region
 from dipct.phantom.shepp_logan import shepp_logan, shepp_logan_ellipsoids
 from dipct.phantom.tasks import describe_task, make_task, task_names
 from dipct.phantom.walnut import walnut
+from dipct.phantom.walnut_defects import WalnutTask
 
 __all__ = [
     "ATTRIBUTES",
@@ -37,6 +38,7 @@ __all__ = [
     "Rectangle",
     "Scene",
     "SceneTask",
+    "WalnutTask",
     "default_peak",
     "describe_task",
     "disc_centers",

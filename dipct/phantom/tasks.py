@@ -8,6 +8,7 @@ from dipct.errors import ConfigurationError
 from dipct.phantom.faces import ATTRIBUTES, FaceTask
 from dipct.phantom.lesions import LesionTask
 from dipct.phantom.scenes import SceneTask
+from dipct.phantom.walnut_defects import WalnutTask
 from dipct.settings import unknown_name
 
 
@@ -23,6 +24,7 @@ class _Kind(NamedTuple):
 _TASKS = {
     "faces": _Kind(FaceTask, "attribute", ATTRIBUTES),
     "lesions": _Kind(LesionTask, "number_of_classes", (2, 4)),
+    "walnuts": _Kind(WalnutTask),
 }
 
 

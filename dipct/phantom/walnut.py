@@ -53,15 +53,17 @@ class Walnut:
 
     Args:
         seed: another seed, another walnut.
+        turn: angle of the nut's frame against the image's, rad; default: a small one by seed.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, turn: float | None = None) -> None:
         rng = np.random.default_rng(seed)
         self.fields = {
             name: RandomField.draw(rng, shortest, longest, n_waves)
             for name, (shortest, longest, n_waves) in _FIELDS.items()
         }
-        self.turn = rng.uniform(-0.25, 0.25)
+        own_turn = rng.uniform(-0.25, 0.25)
+        self.turn = own_turn if turn is None else turn
         self.semi_axes = np.array([0.590, 0.645, 0.74]) * rng.uniform(0.98, 1.02, 3)
         self.seam_height = rng.uniform(0.105, 0.135, 2)
         self.seam_width = rng.uniform(0.075, 0.105, 2)

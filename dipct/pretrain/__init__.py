@@ -35,6 +35,9 @@ from dipct.pretrain.pretrained_network import (
 from dipct.pretrain.pretrained_network import (
     write_pretrained_network as write_pretrained_network,
 )
+from dipct.pretrain.scanned_scenes import ScannedScenes as ScannedScenes
+from dipct.pretrain.scanned_scenes import SceneGeometry as SceneGeometry
+from dipct.pretrain.scanned_scenes import scan_scenes as scan_scenes
 from dipct.pretrain.scene_gate import SceneGate as SceneGate
 from dipct.pretrain.scene_gate import scene_gate as scene_gate
 from dipct.pretrain.scene_images import scene_images as scene_images
