@@ -647,8 +647,8 @@ def test_tasks_have_names():
         "walnuts",
     )
     for name in task_names():
-        task = make_task(name, 16)
-        assert task.side == 16
+        task = make_task(name, 32)
+        assert task.side == 32
         described = describe_task(task)
         assert described["name"].startswith(name)
         assert describe_task(make_task(**described)) == described
