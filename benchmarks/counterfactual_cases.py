@@ -188,7 +188,7 @@ def scores_of(
     for i, (scene, target, image) in enumerate(
         zip(asked.scenes, asked.targets, images, strict=True)
     ):
-        known, _, _ = known_scores(scene.image, image, asked.task, scene, target, valid=TRUE_ONES)
+        known, _, _ = known_scores(scene.image, image, asked.task, scene, target, draws=TRUE_ONES)
         values = {
             **seen[i],
             "oracle_valid": float(judged[i] == target),

@@ -60,15 +60,22 @@ class ClassifierSettings(CheckedSettings):
     """Pictures to draw, of a drawn task."""
     held_out_share: float = Field(0.2, gt=0, lt=1)
     """Of the images, for the report and for the target of the loss estimator."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     """Of parameters, images, batches and of what is held out."""
     device: str = "cpu"
     """Where to compute: cpu or a CUDA device."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.detach_after is not None and not self.loss_estimator:
-            raise ValueError("detach_after has no meaning without a loss estimator")
+        for name, part in (
+            ("detach_after", "loss_estimator"),
+            ("ranking_weight", "loss_estimator"),
+            ("variant", "loss_estimator"),
+            ("centroid_steps", "centroids"),
+        ):
+            is_default = getattr(self, name) == type(self).model_fields[name].default
+            if not getattr(self, part) and not is_default:
+                raise ValueError(f"{name} has no effect without {part}; leave it out")
         return self
 
     @classmethod

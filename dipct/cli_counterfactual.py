@@ -61,6 +61,17 @@ def counterfactual(
     ] = None,
     radius: Annotated[float | None, typer.Option(help="Of the ball of pgd.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="From a network fitted to the query (fit), or random.")
+    ] = None,
+    fit_steps: Annotated[int | None, typer.Option(help="Of that fit.")] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Channels of an implicit network or deep decoder.")
+    ] = None,
+    relaxation: Annotated[
+        float | None, typer.Option(help="Of the fidelity from stage to stage.")
+    ] = None,
+    norm_weight: Annotated[float | None, typer.Option(help="Of the norm of pixels.")] = None,
     region: Annotated[
         Path | None, typer.Option(help="Image file: edits only where it is not black.")
     ] = None,
@@ -86,7 +97,7 @@ def counterfactual(
 
     figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
     for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, classifier, image)
+        check_output(path, suffix, classifier, image, region, weights, *(keep or []))
     given = {
         "steps": steps,
         "layers": tuple(layer) if layer else None,
@@ -103,6 +114,11 @@ def counterfactual(
         "patience": patience,
         "radius": radius,
         "learning_rate": learning_rate,
+        "start": start,
+        "fit_steps": fit_steps,
+        "width": width,
+        "relaxation": relaxation,
+        "norm_weight": norm_weight,
         "seed": seed,
         "device": device,
     }

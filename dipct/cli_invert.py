@@ -41,6 +41,9 @@ def invert(
     normalisation: Normalisation = "none",
     image_shape: ImageShape = None,
     class_names: ClassNames = None,
+    width: Annotated[
+        int | None, typer.Option(help="Channels of an implicit network or deep decoder.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of networks and their inputs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     resume: Resume = False,
@@ -54,7 +57,7 @@ def invert(
 
     figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
     for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, classifier, image)
+        check_output(path, suffix, classifier, image, weights)
     given = {
         "layers": tuple(layer) if layer else None,
         "maximise": maximise,
@@ -63,6 +66,7 @@ def invert(
         "tv_weight": tv_weight,
         "norm_weight": norm_weight,
         "learning_rate": learning_rate,
+        "width": width,
         "seed": seed,
         "device": device,
     }

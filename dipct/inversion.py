@@ -6,7 +6,7 @@ Layout (HDF5), version 1:
 ``/`` attributes           ``format`` ("dipct-counterfactual" or "dipct-pre-image"),
                            ``version``, ``duration_s``, ``created`` (ISO 8601, UTC), ``source``
                            (what was read); as JSON ``settings`` (whole and resolved),
-                           ``classifier`` and ``versions``
+                           ``weights`` of the terms, ``classifier`` and ``versions``
 ``counterfactual``         attributes ``valid``, ``confident``, ``reason``, ``target`` and
                            ``predicted`` (numbers of classes), ``p_target``,
                            ``p_target_query``, ``status``, ``steps``, ``chosen_step``, and one
@@ -18,6 +18,7 @@ Layout (HDF5), version 1:
                            ``*/region``, where edits belong, bool (H, W)
 ``*/std``                  float32 (C, H, W): posterior standard deviation, and ``*/samples``
                            (N, C, H, W), where the uncertainty was quantified
+``*/allowed``              bool (H, W): where the image was free to change
 ``generator/*``            float32 ``theta`` (P,) and, for a network, its ``input`` (C, H, W)
 ``history/*``              float64 (records,): every term and figure, with ``iteration`` (int64)
 =========================  ====================================================================
@@ -46,9 +47,9 @@ from dipct.measurement.hdf5 import (
 
 VERSION = 1
 _SCORE = "score: "
-_JSON = ("settings", "classifier", "versions")
+_JSON = ("settings", "weights", "classifier", "versions")
 _ARRAYS = ("query", "image")
-_OPTIONAL = ("truth", "region", "std", "samples")
+_OPTIONAL = ("truth", "region", "std", "samples", "allowed")
 _Kind = TypeVar("_Kind", bound="Inversion")
 
 
@@ -64,6 +65,7 @@ class Inversion:
         chosen_step: step whose image this is.
         history: every term and figure on the way, by name, with ``iteration``.
         settings: of :class:`dipct.inversion_settings.InversionSettings`, resolved.
+        weights: of the terms in the history, by name.
         classifier: what was inverted: architecture, classes and task.
         generator: ``theta`` and, for a network, its ``input``.
         source: what was read.
@@ -73,8 +75,9 @@ class Inversion:
         scores: figures of merit by name.
         truth: the image that it should be, where that is known.
         region: where edits belong, bool [H W], where that is known.
-        std: posterior standard deviation of every pixel, [C H W], where it was quantified; and
-        samples: images of the posterior, [N C H W].
+        std: posterior standard deviation of every pixel, [C H W], where it was quantified.
+        samples: images of the posterior, [N C H W], likewise.
+        allowed: where the image was free to change, bool [H W]; None: everywhere.
     """
 
     kind: ClassVar[str]
@@ -87,6 +90,7 @@ class Inversion:
     chosen_step: int
     history: Mapping[str, np.ndarray]
     settings: Mapping[str, Any]
+    weights: Mapping[str, float]
     classifier: Mapping[str, Any]
     generator: Mapping[str, np.ndarray]
     source: str
@@ -98,6 +102,7 @@ class Inversion:
     region: np.ndarray | None = None
     std: np.ndarray | None = None
     samples: np.ndarray | None = None
+    allowed: np.ndarray | None = None
 
     @property
     def difference(self) -> np.ndarray:

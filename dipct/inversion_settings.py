@@ -25,6 +25,21 @@ _MANIFOLDS: dict[str, dict[str, Any]] = {
     "-bn": {"manifold": "batch-statistics"},
 }
 
+_WHY = {
+    "width": "on this generator, which has no such width",
+    "manifold_weight": "without a manifold term",
+    "norm_exponent": "without norm_weight",
+    "distance": "where an activation is maximised",
+    "class_margin": "but on class_loss margin",
+    "class_probability": "but on class_loss probability",
+    "relaxation": "unless the fit is progressive",
+    "start": "on pixels, which begin at the query",
+    "fit_steps": "unless a network is fitted to the query first",
+    "fit_learning_rate": "unless a network is fitted to the query first",
+    "radius": "but on optimiser sign",
+    "scales": "but on optimiser normalised",
+}
+
 PRE_IMAGE_METHODS: dict[str, dict[str, Any]] = {
     "pixel-tv": _PIXELS | {"tv_weight": 1e-2},
     # Mahendran & Vedaldi (CVPR 2015, section 4): the alpha-norm, with alpha 6.
@@ -64,9 +79,9 @@ COUNTERFACTUAL_METHODS: dict[str, dict[str, Any]] = {
         }.items()
         for ending, manifold in _MANIFOLDS.items()
     },
-    # Wachter et al. (Harvard J. Law & Tech. 31, 2018), on pixels.
+    # Wachter et al. (Harvard J. Law & Tech. 31, 2018, eq. 1), on pixels.
     "wachter": _PIXELS
-    | {"space": "image", "distance": "l1", "class_loss": "margin", "class_weight": 1.0},
+    | {"space": "image", "distance": "l1", "class_loss": "probability", "class_weight": 1.0},
     # Madry et al. (ICLR 2018); the ball is that of most evaluations of adversarial images.
     "pgd": {
         "space": "image",
@@ -132,7 +147,7 @@ class InversionSettings(CheckedSettings):
     distance: Literal["relative", "mean-square", "l2", "l1"] = "relative"
     """From the query; l1 in image space alone."""
     fidelity_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Of the distance from the query."""
+    """Of the distance from the query, or of the activation that is maximised."""
     manifold_weight: float = Field(0.02, ge=0, allow_inf_nan=False)
     """Of manifold consistency; 0.02 in arXiv 2010.12046."""
     tv_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
@@ -145,7 +160,7 @@ class InversionSettings(CheckedSettings):
     """Of the fit."""
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """Of the optimiser."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     """Of networks and all else that is random."""
     device: str = "cpu"
     """Where to compute: cpu or a CUDA device."""
@@ -153,6 +168,24 @@ class InversionSettings(CheckedSettings):
     def to_values(self) -> dict[str, Any]:
         """The settings that are set, as plain values that files hold as they are."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    def _check_effect(self, effective: Mapping[str, bool]) -> None:
+        """Refuse settings that were changed and have no effect.
+
+        Args:
+            effective: by name of a setting, whether it has one.
+        """
+        for name, has_effect in effective.items():
+            if not has_effect and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect {_WHY[name]}; leave it out")
+
+    def _effective(self) -> dict[str, bool]:
+        """Whether settings that belong to others have an effect."""
+        return {
+            "width": self.generator in ("inr", "deep-decoder"),
+            "manifold_weight": self.manifold != "none",
+            "norm_exponent": self.norm_weight > 0,
+        }
 
     @classmethod
     def of_method(cls, method: str, values: Mapping[str, Any] | None = None) -> Self:
@@ -183,6 +216,7 @@ class PreImageSettings(InversionSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_effect(self._effective() | {"distance": self.maximise is None})
         if self.distance == "l1":
             raise ValueError("distance l1 is of images; features have relative, mean-square or l2")
         if self.manifold == "centroids":
@@ -219,7 +253,7 @@ class CounterfactualSettings(InversionSettings):
     """Confident steps in a row after which to stop; default: all steps are made."""
     progressive: bool = False
     """Fit more and more blocks of the network, ever more freely (arXiv 2109.14274, section 3.4), in
-    as many stages as it has blocks, of the same number of steps."""
+    as many stages as it has blocks; steps that cannot be divided among them go to the last."""
     relaxation: float = Field(0.7, gt=0, le=1)
     """Factor of the fidelity's weight from stage to stage."""
     start: Literal["fit", "random"] = "fit"
@@ -241,12 +275,29 @@ class CounterfactualSettings(InversionSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         is_network = self.generator != "pixels"
+        is_fitted = is_network and self.start == "fit"
+        self._check_effect(
+            self._effective()
+            | {
+                "class_margin": self.class_loss == "margin",
+                "class_probability": self.class_loss == "probability",
+                "relaxation": self.progressive,
+                "start": is_network,
+                "fit_steps": is_fitted,
+                "fit_learning_rate": is_fitted,
+                "radius": self.optimiser == "sign",
+                "scales": self.optimiser == "normalised",
+            }
+        )
         if self.progressive and not is_network:
             raise ValueError("progressive fits free the blocks of a network; pixels have one block")
         if self.optimiser != "adam" and is_network:
             raise ValueError(f"optimiser {self.optimiser} is for the generator pixels")
-        if self.jitter and is_network:
-            raise ValueError("jitter is for the generator pixels")
+        if self.jitter and (is_network or self.fidelity_weight):
+            raise ValueError(
+                "jitter is for the generator pixels without a fidelity, which would compare a "
+                "moved image with a query that has not moved; give fidelity_weight 0"
+            )
         if self.layers and self.space == "image":
             raise ValueError("layers have no meaning in image space")
         if self.distance == "l1" and self.space == "features":

@@ -13,9 +13,9 @@ from rich.table import Table
 from dipct.errors import ConfigurationError
 from dipct.run import Run
 
-OUT = Console()
+OUT = Console(emoji=False)
 """Standard output."""
-ERR = Console(stderr=True)
+ERR = Console(stderr=True, emoji=False)
 """Standard error."""
 
 

@@ -17,6 +17,7 @@ TRAIN = (
     *("classifier", "train", "--side", 16, "--steps", 6, "--batch", 8, "--number", 40),
     *("--out", "clf.h5"),
 )
+OF_FOLDER = (*TRAIN[:-4], *TRAIN[-2:])
 FAST = ("--steps", 10, "--learning-rate", 0.05)
 
 
@@ -74,7 +75,7 @@ def test_a_classifier_of_a_folder(work):
         for i in range(20):
             image = np.clip(level + 0.1 * random.standard_normal((3, 20, 20)), 0, 1)
             save_picture(work.folder / "images" / name / f"{i}.png", image)
-    work(*TRAIN[:-4], "--out", "clf.h5", "--images", "images", "--no-loss-estimator")
+    work(*OF_FOLDER, "--images", "images", "--no-loss-estimator")
     found = read_trained_classifier("clf.h5")
     assert found.classes == ("dark", "light")
     assert found.estimator is None
@@ -155,6 +156,19 @@ def test_a_model_of_ones_own(work, monkeypatch):
     assert found.classifier["classes"] == ["hair", "none"]
 
 
+def test_inputs_are_never_replaced(work):
+    image = queries()[1][0]
+    save_picture("query.png", image)
+    save_picture("cf.png", image)
+    write_trained_classifier(small_classifier(), "cf2.h5")
+    before = (work.folder / "cf.png").read_bytes(), (work.folder / "cf2.h5").read_bytes()
+    common = ("counterfactual", "--classifier", "faces.h5", "--image", "query.png", *FAST)
+    common = (*common, "--method", "lso-tv")
+    for rest in (("--region", "cf.png", "--out", "cf.h5"), ("--keep", "cf2.h5", "--out", "cf2.h5")):
+        assert "would replace an input" in work(*common, *rest, code=1).err
+    assert before == ((work.folder / "cf.png").read_bytes(), (work.folder / "cf2.h5").read_bytes())
+
+
 # What is refused
 
 
@@ -168,6 +182,9 @@ def test_a_model_of_ones_own(work, monkeypatch):
         (("--target", "bald", "--method", "lso-inr-duq"), "no centroids"),
         (("--target", "bald", "--image", "lesions:3"), "trained on faces:bald, not on lesions"),
         (("--target", "bald", "--image", "none.png"), "none.png"),
+        (("--target", "bald", "--image", "faces:bald:-1"), "faces:bald:-1: no such file, nor"),
+        (("--target", "bald", "--seed", 10**20), "seed: "),
+        (("--target", "bald", "--radius", 0.5), "but on optimiser sign"),
         (("--target", "bald", "--out", "cf.txt"), "must end in .h5"),
         (("--target", "bald", "--resume"), "nothing to resume from"),
         (("--target", "bald", "--weights", "w.pt"), "holds its own"),
@@ -200,8 +217,11 @@ def test_wrong_input_is_refused_with_a_message(work, arguments, message):
         (("--images", "nowhere"), "nowhere"),
         (("--task", "faces", "--preset", "s2"), "preset must be s1 or disc"),
         (("--task", "faces", "--resume"), "no checkpoint"),
+        (("--images", "nowhere", "--number", 41), "pictures to draw"),
+        (("--task", "faces", "--no-loss-estimator", "--ranking-weight", 3), "has no effect"),
     ],
 )
 def test_wrong_training_is_refused_with_a_message(work, arguments, message):
-    result = work(*TRAIN, *arguments, code=1)
+    train = OF_FOLDER if "--images" in arguments else TRAIN
+    result = work(*train, *arguments, code=1)
     assert message in " ".join(result.err.split())

@@ -18,18 +18,23 @@ from dipct.inversion import (
     read_pre_image,
     write_inversion,
 )
+from dipct.inversion_settings import COUNTERFACTUAL_METHODS
 from dipct.objective import DataTerm, GaussianFidelity
 from dipct.operator import LinearOperator
 from dipct.pipeline import OtherClassifier, counterfactual
 from dipct.pipeline.counterfactual_result import known_scores
 from dipct.pretrain import HeadReport
 
+FAST_PIXELS = {"steps": 30}
 FAST = {"steps": 30, "fit_steps": 20, "width": 8, "learning_rate": 5e-3, "class_weight": 0.3}
 
 
 def explain(method="lso-inr", number=2, classifier=None, **settings):
     classifier = classifier or small_classifier()
-    return counterfactual(classifier, queries()[1][:number], 1, method=method, **FAST | settings)
+    own = COUNTERFACTUAL_METHODS[method].get("generator", "inr")
+    fast = FAST_PIXELS if own == "pixels" else FAST
+    fast = {name: value for name, value in fast.items() if name != "width" or own != "unet"}
+    return counterfactual(classifier, queries()[1][:number], 1, method=method, **fast | settings)
 
 
 class Colours(LinearOperator):
@@ -121,7 +126,13 @@ def test_another_classifier_can_keep_its_mind():
     weak = explain(others=[OtherClassifier(small_classifier(), None, 1e-6)])[0]
     strong = explain(others=[OtherClassifier(small_classifier(), None, 100.0)])[0]
     assert strong.history["p_target"][-1] < weak.history["p_target"][-1]
-    name = "class of not bald or bald"
+    name = "other 1: not bald or bald"
+    # Its own class, of two.
+    assert strong.scores["other_1_probability"] == pytest.approx(1 - strong.p_target, abs=1e-4)
+    before = strong.scores["other_1_probability_query"]
+    assert before == pytest.approx(1 - strong.p_target_query, abs=1e-4)
+    two = [OtherClassifier(small_classifier(), None, 1.0)] * 2
+    assert "other_2_probability" in explain(number=1, others=two, steps=2)[0].scores
     assert strong.history[name][-1] < weak.history[name][-1]
     helped = explain(others=[OtherClassifier(small_classifier(), 1, 10.0)])[0]
     assert helped.history["p_target"][-1] > weak.history["p_target"][-1]
@@ -140,14 +151,16 @@ def test_a_measurement_holds_the_image_where_it_was_measured():
     assert "fidelity" in bound.history
 
 
-def test_parameters_of_an_earlier_fit_are_the_same_start():
-    first = explain(number=2)
-    fitted = explain(number=2, steps=1)
-    theta = torch.from_numpy(np.stack([each.generator["theta"] for each in fitted]))
-    # After one step the best iterate may be the start itself.
-    again = explain(number=2, initial=theta)
-    assert again[0].scores["mse"] == pytest.approx(first[0].scores["mse"], rel=0.5)
-    assert np.allclose(again[0].query, first[0].query)
+def test_parameters_of_an_earlier_fit_are_the_start(tmp_path):
+    (found,) = explain(number=1)
+    theta = torch.from_numpy(found.generator["theta"])[None]
+    folder = tmp_path / "stages"
+    (again,) = explain(number=1, initial=theta, checkpoint=folder)
+    assert not any(path.name.startswith("start") for path in folder.iterdir())
+    assert again.history["class"][0] == pytest.approx(-math.log(found.p_target), abs=1e-4)
+    (fitted,) = explain(number=1, checkpoint=folder)
+    assert any(path.name.startswith("start") for path in folder.iterdir())
+    assert np.array_equal(fitted.image, found.image)
 
 
 def test_a_stopped_fit_goes_on_exactly(tmp_path, monkeypatch):
@@ -195,6 +208,37 @@ def test_without_a_target_it_is_the_most_probable_other_class():
     assert [each.target for each in found] == [2, 2, 2]
 
 
+def test_what_was_kept_for_another_measurement_is_not_used(tmp_path):
+    query = torch.from_numpy(queries()[1][0])
+    options = {"number": 1, "learning_rate": 0.1, "steps": 10}
+    found = []
+    for data in (query, 1 - query):
+        measured = DataTerm(Colours(tuple(query.shape)), GaussianFidelity(data, 0.1))
+        resume = bool(found)
+        found += explain(
+            "lso-tv", measurement=measured, checkpoint=tmp_path / "s", resume=resume, **options
+        )
+    assert np.abs(found[0].image - found[1].image).max() > 0.1
+
+
+def test_patience_ends_each_query_by_itself():
+    options = {"method": "lso-tv", "patience": 1, "learning_rate": 0.1, "class_weight": 1.0}
+    together = explain(number=3, **options)
+    for i, found in enumerate(together):
+        (alone,) = counterfactual(small_classifier(), queries()[1][i], 1, **FAST_PIXELS | options)
+        assert alone.chosen_step == found.chosen_step
+        # Adam steps by signs at first, those of tiny gradients too.
+        assert np.abs(alone.image - found.image).mean() < 1e-3
+        assert np.abs(alone.image - alone.query).mean() > 1e-2
+
+
+def test_the_ball_of_sign_steps_is_around_the_query():
+    query = queries()[1][0]
+    inside = torch.from_numpy(query).flatten()[None].clamp(0.1, 0.9)
+    (found,) = explain("pgd", number=1, radius=0.15, learning_rate=0.05, initial=inside)
+    assert np.abs(found.image - query).max() <= 0.15 + 1e-6
+
+
 def test_the_seed_decides():
     one, same, other = (explain(number=1, seed=seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(one.image, same.image)
@@ -215,14 +259,14 @@ def test_known_counterfactuals_score_best():
     scenes, images = queries()
     for scene, query in zip(scenes, images, strict=True):
         true = TASK.counterfactual(scene, 1, seed=0).image
-        scores, nearest, region = known_scores(query, true, TASK, scene, 1, valid=4)
+        scores, nearest, region = known_scores(query, true, TASK, scene, 1, draws=4)
         assert scores["normalised_mass_accuracy"] > 0.95
         assert scores["direction"] == pytest.approx(1)
         assert scores["psnr_gain_db"] == math.inf
         assert np.array_equal(nearest, true)
         assert region.any()
         noise = np.random.default_rng(0).standard_normal(query.shape).astype(np.float32)
-        wrong, _, _ = known_scores(query, query + 0.05 * noise, TASK, scene, 1, valid=4)
+        wrong, _, _ = known_scores(query, query + 0.05 * noise, TASK, scene, 1, draws=4)
         assert abs(wrong["normalised_mass_accuracy"]) < 0.1
         assert abs(wrong["direction"]) < 0.2
 
@@ -258,13 +302,22 @@ def test_files_hold_all_of_it(tmp_path):
         ({"queries": np.zeros((3, 8, 8), np.float32)}, ShapeError, r"images \(3, 16, 16\)"),
         ({"queries": 255 * queries()[1]}, DataError, "Divide bytes by 255"),
         ({"queries": np.full((3, 16, 16), np.nan)}, DataError, "finite"),
+        ({"targets": 1.7}, ConfigurationError, "numbers of classes"),
+        ({"targets": "bald"}, ConfigurationError, "numbers of classes"),
+        ({"initial": torch.zeros(5)}, ShapeError, "initial parameters"),
+        ({"region": np.ones((2, 16, 16), bool)}, ShapeError, "true or false"),
+        (
+            {"method": "deep-inversion", "region": np.ones((16, 16), bool)},
+            ConfigurationError,
+            "moves with it",
+        ),
         ({"targets": 2}, ConfigurationError, "0 not bald, 1 bald"),
         ({"targets": 0}, ConfigurationError, "sees 'not bald' in queries 0, 1, 2 already"),
         ({"targets": [1, 1]}, ShapeError, "one for each of 3"),
         ({"method": "disc", "steps": 2}, ConfigurationError, "5 blocks needs 5 steps"),
         ({"layers": ("layer9",)}, ConfigurationError, "Near names: layer"),
         ({"method": "lso-inr-duq"}, ConfigurationError, "no centroids"),
-        ({"region": np.zeros((16, 16), bool)}, ShapeError, "true somewhere"),
+        ({"region": np.zeros((16, 16), bool)}, ConfigurationError, "nowhere for \\[0, 1, 2\\]"),
     ],
 )
 def test_wrong_input_is_refused_before_any_work(change, error, message):

@@ -16,6 +16,7 @@ from dipct.pipeline import (
     pre_image,
     quantify_inversion,
 )
+from dipct.pretrain import make_classifier
 from dipct.uncertainty import UncertaintySettings
 
 LAYERS = ("layer3",)
@@ -64,18 +65,42 @@ def test_scores_are_of_the_samples(found, quantified):
     assert quantified.scores["mse"] == found.scores["mse"]
 
 
-def test_what_the_features_determine_is_less_uncertain(found, quantified):
-    """Of two directions in the image the features see one much better than the other."""
-    psi = small_classifier().features(list(LAYERS))
-    image = torch.from_numpy(found.image)
-    _, derivative = psi.linearize(image)
-    rows = derivative.to_matrix()
-    _, _, right = torch.linalg.svd(rows, full_matrices=False)
-    deviations = torch.from_numpy(quantified.samples - found.image).flatten(1)
-    seen, unseen = (deviations @ right[i] for i in (0, -1))
-    prior_free = torch.linalg.svd(deviations, full_matrices=False)[2][0]
-    assert seen.std() < (deviations @ prior_free).std()
-    assert torch.isfinite(unseen).all()
+def test_more_features_leave_less_uncertainty(found, quantified):
+    """At the same hyper-parameters data cannot widen a posterior: here at one noise level."""
+    settings = UncertaintySettings(samples=8, tv_prior=False, fixed_noise=True, iterations=1)
+    few, many = (
+        quantify_inversion(small_classifier(), found, settings, layers=layers).std.mean()
+        for layers in (("layer4",), ("layer3", "layer4"))
+    )
+    assert many < few
+
+
+def test_a_region_stays_as_certain_as_it_is():
+    allowed = np.zeros((16, 16), dtype=bool)
+    allowed[:8] = True
+    (made,) = counterfactual(
+        small_classifier(), queries()[1][0], 1, method="lso-inr", region=allowed, **FAST
+    )
+    settings = UncertaintySettings(samples=8, tv_prior=False)
+    quantified = quantify_inversion(small_classifier(), made, settings, layers=LAYERS)
+    assert (quantified.std[:, ~allowed] == 0).all()
+    assert (quantified.std[:, allowed] > 0).all()
+
+
+def test_what_was_kept_for_other_layers_is_not_used(found, tmp_path):
+    settings = UncertaintySettings(samples=8, tv_prior=False)
+    one, other, fresh = (
+        quantify_inversion(
+            small_classifier(), found, settings, layers=layers, checkpoint=folder, resume=resume
+        ).std
+        for layers, folder, resume in (
+            (LAYERS, tmp_path / "s", False),
+            (("layer4",), tmp_path / "s", True),
+            (("layer4",), None, False),
+        )
+    )
+    assert np.array_equal(other, fresh)
+    assert not np.array_equal(one, other)
 
 
 def test_files_hold_deviation_and_samples(quantified, tmp_path):
@@ -89,6 +114,14 @@ def test_what_has_no_posterior_is_refused(found):
     (pixels,) = pre_image(small_classifier(), found.query, method="pixel-tv", steps=2)
     with pytest.raises(ConfigurationError, match="no network"):
         quantify_inversion(small_classifier(), pixels)
+    other = replace(small_classifier(), model=make_classifier("small", classes=2).eval())
+    with pytest.raises(ConfigurationError, match="not the classifier that was inverted"):
+        quantify_inversion(other, found, layers=LAYERS)
+    (in_pixels,) = counterfactual(
+        small_classifier(), found.query, 1, method="iso-inr", **FAST | {"steps": 2}
+    )
+    with pytest.raises(ConfigurationError, match="give the layers"):
+        quantify_inversion(small_classifier(), in_pixels)
     changed = replace(found, image=1 - found.image)
     with pytest.raises(ConfigurationError, match="does not make its image"):
         quantify_inversion(small_classifier(), changed, layers=LAYERS)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from small_classifier import TASK as SMALL
+from small_classifier import small_classifier
 from torch import nn
 
 from dipct.errors import ConfigurationError
@@ -44,6 +46,18 @@ def test_a_classifier_that_goes_by_the_background_is_found_out():
     assert gate.causal_flips < 0.2
     assert gate.nuisance_flips > 0.2
     assert not gate.is_passed
+
+
+def test_a_classifier_that_uses_the_cause_flips_with_it():
+    trained = small_classifier()
+    gate = scene_gate(trained.model, SMALL, number=60, seed=9)
+    assert gate.causal_flips > 0.85
+    assert gate.nuisance_flips < 0.2
+    assert gate.accuracy > 0.85
+    with torch.no_grad():
+        seen = torch.stack([torch.from_numpy(s.image) for s in SMALL.sample(60, seed=9)])
+        right = trained.model(seen).argmax(1).numpy() == SMALL.labels(SMALL.sample(60, seed=9))
+    assert gate.accuracy == pytest.approx(right.mean())
 
 
 def test_the_bounds_of_the_gate():

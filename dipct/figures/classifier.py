@@ -3,10 +3,13 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dipct.figures.history import COLOURS
 from dipct.figures.layout import FONT_SIZE, finish, panel_figure, set_title
 from dipct.pretrain import TrainedClassifier
+
+_FEW = 20
 
 
 def classifier_figure(trained: TrainedClassifier) -> Figure:
@@ -39,7 +42,9 @@ def classifier_figure(trained: TrainedClassifier) -> Figure:
 
 def _draw(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     # At step zero nothing has been averaged.
-    axes.plot(steps[1:], values[1:], color=COLOURS[0], linewidth=1.5)
+    marker = "." if len(steps) < _FEW else ""
+    axes.plot(steps[1:], values[1:], color=COLOURS[0], linewidth=1.5, marker=marker)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("step", fontsize=FONT_SIZE)
     axes.tick_params(labelsize=FONT_SIZE - 1)
     axes.grid(True, color="0.9", linewidth=0.8)

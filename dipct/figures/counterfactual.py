@@ -10,7 +10,7 @@ from dipct.errors import ShapeError
 from dipct.figures.history import COLOURS, draw_history
 from dipct.figures.image import ERROR_MAP, IMAGE_MAP, symmetric_range
 from dipct.figures.layout import FONT_SIZE, finish, new_figure, panel_figure, set_title
-from dipct.inversion import Counterfactual, PreImage
+from dipct.inversion import Counterfactual, Inversion, PreImage
 
 # Of the history, what is no term of the objective.
 _NO_TERMS = (
@@ -25,6 +25,7 @@ _NO_TERMS = (
     "stage",
 )
 _CELL = 1.05
+_SMALLEST_SHOWN = 1e-5
 
 
 def counterfactual_figure(found: Counterfactual) -> Figure:
@@ -48,7 +49,7 @@ def counterfactual_figure(found: Counterfactual) -> Figure:
     draw_difference(next(panels), found.difference, found.region)
     if found.truth is not None:
         draw_picture(next(panels), found.truth, "nearest true counterfactual", found.region)
-    _draw_terms(next(panels), found.history, names, found.chosen_step)
+    _draw_terms(next(panels), found, names)
     _draw_probability(next(panels), found)
     return finish(figure, [f"{found.settings['method']}: {found.source}", found.reason])
 
@@ -63,14 +64,15 @@ def pre_image_figure(found: PreImage) -> Figure:
     figure, axes = panel_figure(4 if found.truth is None else 5, 3)
     panels = iter(axes)
     draw_picture(next(panels), found.query, "query")
-    draw_picture(next(panels), found.image, f"pre-image, step {found.chosen_step}")
+    draw_picture(next(panels), found.image, f"image of step {found.chosen_step}")
     if found.truth is not None:
         draw_picture(next(panels), found.truth, "the image that it should be")
     draw_difference(next(panels), found.difference)
-    _draw_terms(next(panels), found.history, names, found.chosen_step)
+    _draw_terms(next(panels), found, names)
     layers = found.settings.get("layers") or found.settings.get("maximise") or "default layers"
     shown = layers if isinstance(layers, str) else ", ".join(layers)
-    return finish(figure, [f"{found.settings['method']} of {shown}: {found.source}"])
+    what = "maximising" if "maximise" in found.settings else "of"
+    return finish(figure, [f"{found.settings['method']} {what} {shown}: {found.source}"])
 
 
 def counterfactual_grid(
@@ -86,7 +88,8 @@ def counterfactual_grid(
         queries: [C H W] each.
         rows: images of each method, one for each query, or None where there is none.
         regions: where edits belong, bool [H W] each; drawn as outlines.
-        differences: below each row of images, their signed differences from the queries.
+        differences: below each row of images, their signed differences from the queries, all on
+            one scale.
 
     Raises:
         ShapeError: rows of another length.
@@ -95,6 +98,13 @@ def counterfactual_grid(
     if wrong:
         raise ShapeError(f"Every row needs {len(queries)} images; {', '.join(wrong)} differ.")
     lines = 1 + len(rows) * (1 + differences)
+    changes = [
+        image - query
+        for images in rows.values()
+        for image, query in zip(images, queries, strict=True)
+        if image is not None
+    ]
+    limits = symmetric_range(*changes)
     figure = new_figure(_CELL * len(queries) + 1.6, _CELL * lines)
     axes = figure.subplots(lines, len(queries), squeeze=False)
     for column, query in enumerate(queries):
@@ -110,7 +120,7 @@ def counterfactual_grid(
                 elif offset == 0:
                     draw_picture(panel, image, "")
                 else:
-                    draw_difference(panel, image - query, region, title="")
+                    draw_difference(panel, image - query, region, title="", limits=limits)
             line += 1 + differences
     titles = ["query"] + [
         title for name in rows for title in ([name, "difference"] if differences else [name])
@@ -153,7 +163,8 @@ def draw_difference(
     difference: np.ndarray,
     region: np.ndarray | None = None,
     *,
-    title: str = "difference, mean of channels",
+    title: str = "difference, of the channel\nthat changes most",
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Draw a signed difference, red where the image got brighter.
 
@@ -162,10 +173,12 @@ def draw_difference(
         difference: [C H W].
         region: its outline is drawn, bool [H W].
         title: above it.
+        limits: of the colours; default: those of this difference.
     """
-    mean = difference.mean(0)
-    low, high = symmetric_range(mean)
-    drawn = axes.imshow(mean, cmap=ERROR_MAP, vmin=low, vmax=high)
+    largest = np.abs(difference).argmax(0)
+    shown = np.take_along_axis(difference, largest[None], 0)[0]
+    low, high = symmetric_range(shown) if limits is None else limits
+    drawn = axes.imshow(shown, cmap=ERROR_MAP, vmin=low, vmax=high)
     _outline(axes, region)
     axes.set_axis_off()
     if title:
@@ -175,16 +188,32 @@ def draw_difference(
 
 
 def _outline(axes: Axes, region: np.ndarray | None) -> None:
-    if region is not None and region.any() and not region.all():
-        axes.contour(region, levels=[0.5], colors=[COLOURS[2]], linewidths=1.0)
+    if region is None or not region.any() or region.all():
+        return
+    # Closed at the border too, and seen on any colour.
+    padded = np.pad(region, 1)
+    at = [np.arange(-1, n + 1) for n in region.shape]
+    for colour, width in (("white", 2.0), (COLOURS[2], 1.0)):
+        axes.contour(at[1], at[0], padded, levels=[0.5], colors=[colour], linewidths=width)
+    axes.set_xlim(-0.5, region.shape[1] - 0.5)
+    axes.set_ylim(region.shape[0] - 0.5, -0.5)
 
 
-def _draw_terms(
-    axes: Axes, history: Mapping[str, np.ndarray], names: list[str], chosen: int
-) -> None:
-    shown = {name: history[name] for name in names} | {"iteration": history["iteration"]}
-    shown["chosen_step"] = np.full(len(history["iteration"]), chosen)
-    draw_history(axes, shown, names)
+def _draw_terms(axes: Axes, found: Inversion, names: list[str]) -> None:
+    """Terms times their weights: what the optimiser sees."""
+    steps = found.history["iteration"]
+    shown = {name: found.weights.get(name, 1.0) * found.history[name] for name in names}
+    draw_history(
+        axes,
+        {**shown, "iteration": steps, "chosen_step": np.full(len(steps), found.chosen_step)},
+        names,
+    )
+    largest = max(float(np.max(values)) for values in shown.values())
+    if axes.get_yscale() == "log" and largest > 0:
+        # A distance from the query that begins at zero is not worth most of the axis.
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, _SMALLEST_SHOWN * largest), high)
+    axes.set_ylabel("weighted terms", fontsize=FONT_SIZE)
 
 
 def _draw_probability(axes: Axes, found: Counterfactual) -> None:

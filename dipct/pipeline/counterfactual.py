@@ -32,6 +32,7 @@ from dipct.pipeline.inversion_terms import (
 from dipct.pipeline.query_generator import fit_to_queries, query_generator
 from dipct.pipeline.stages import Stages
 from dipct.pretrain import TrainedClassifier
+from dipct.shapes import check_shape
 
 
 def counterfactual(
@@ -102,6 +103,12 @@ def counterfactual(
     predicted = before.argmax(-1)
     wanted = _checked_targets(classifier, targets, before).to(device)
     _check_not_there(classifier, predicted, wanted)
+    allowed = _checked_region(region, images)
+    if settings.jitter and (allowed is not None or measurement is not None):
+        raise ConfigurationError(
+            "Under jitter the moved image is seen, and neither a region nor a measurement moves "
+            "with it. Leave them out, or give jitter 0."
+        )
     warn_of_weak_head(classifier, settings)
     problem = counterfactual_problem(
         classifier,
@@ -113,26 +120,36 @@ def counterfactual(
         others=others,
         measurement=measurement,
     )
+    if initial is not None:
+        initial = torch.as_tensor(initial)
     generator = query_generator(
         settings,
         operator.domain_shape,
         pixel_output="identity" if settings.optimiser == "sign" else "sigmoid",
     ).to(device)
+    if initial is not None:
+        check_shape(
+            initial,
+            "B P",
+            name="The initial parameters",
+            B=len(images),
+            P=generator.n_parameters,
+        )
+    heads = [head for head in (classifier.estimator, classifier.centroids) if head is not None]
     stages = Stages(
         None if checkpoint is None else Path(checkpoint),
         digest_of(
-            [classifier.model, *(other.classifier.model for other in others)],
-            [images, wanted, region, initial],
+            [classifier.model, *heads, *(other.classifier.model for other in others)],
+            [images, wanted, allowed, initial, *_measured(measurement, images)],
             settings,
             others=[(other.target, other.weight) for other in others],
-            has_measurement=measurement is not None,
         ),
         resume=resume,
     )
     if initial is None:
         initial = _initial(generator, images, settings, stages, progress)
-    whole = _within(generator, images, region)
-    fit = counterfactual_fit(problem, whole, initial.to(images), settings)
+    whole = generator if allowed is None else RegionGenerator(generator, images, allowed)
+    fit = counterfactual_fit(problem, whole, initial.to(images), images, settings)
     solution = solve_in_stage(
         "fit", fit, settings.steps, stages, device, title=settings.method, progress=progress
     )
@@ -144,6 +161,8 @@ def counterfactual(
         before,
         solution,
         settings,
+        others=others,
+        allowed=allowed,
         source=source,
         seconds=time.perf_counter() - began + stages.saved_seconds,
     )
@@ -156,7 +175,16 @@ def _checked_targets(
     number = len(before)
     if targets is None:
         return before.topk(2, dim=-1).indices[:, 1]
-    wanted = torch.as_tensor(targets).long().flatten()
+    try:
+        wanted = torch.as_tensor(targets).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        wanted = torch.zeros(0)
+    if wanted.is_floating_point() or wanted.dtype == torch.bool:
+        raise ConfigurationError(
+            f"target must be numbers of classes; got {targets!r}. The number of a name is "
+            "classifier.class_number(name)."
+        )
+    wanted = wanted.long()
     wanted = wanted.expand(number).clone() if len(wanted) == 1 else wanted
     if len(wanted) != number:
         raise ShapeError(f"Give one target, or one for each of {number} queries; got {targets}.")
@@ -177,10 +205,35 @@ def _check_not_there(classifier: TrainedClassifier, predicted: Tensor, wanted: T
         )
 
 
-def _within(generator: Generator, images: Tensor, region: np.ndarray | None) -> Generator:
+def _checked_region(region: np.ndarray | None, images: Tensor) -> Tensor | None:
+    """Where each image may change, bool [B H W]."""
     if region is None:
-        return generator
-    return RegionGenerator(generator, images, torch.as_tensor(region).to(images.device))
+        return None
+    allowed = torch.as_tensor(region).to(images.device)
+    plane = tuple(images.shape[-2:])
+    shapes = (plane, (len(images), *plane))
+    if allowed.dtype != torch.bool or tuple(allowed.shape) not in shapes:
+        raise ShapeError(
+            f"region must hold true or false, {shapes[0]} or {shapes[1]}; got "
+            f"{tuple(allowed.shape)} of {allowed.dtype}."
+        )
+    allowed = allowed.expand(shapes[1])
+    empty = (~allowed.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ConfigurationError(
+            f"region must be true somewhere for every query; it is nowhere for {empty}."
+        )
+    return allowed
+
+
+def _measured(measurement: DataTerm | None, images: Tensor) -> list[Tensor]:
+    """What tells one measurement from another."""
+    if measurement is None:
+        return []
+    with torch.no_grad():
+        made = measurement.operator(images)
+        fidelity = measurement.fidelity
+        return [made, fidelity.projections, fidelity.value(made), fidelity.value(0.5 * made)]
 
 
 def _initial(

@@ -77,9 +77,8 @@ class CounterfactualProblem:
 
     @property
     def costs(self) -> dict[str, float]:
-        """Weights of the terms that valid images are judged by: all but those on classes."""
-        asked = (ClassTarget, ClassProbabilities)
-        found = {term.name: w for w, term in self.terms if not isinstance(term, asked)}
+        """Weights of the terms that valid images are judged by: all but that of the target."""
+        found = {term.name: w for w, term in self.terms if term is not self.target}
         # Where nothing else counts, the nearest image is the best.
         return found if any(found.values()) else {self.terms[0][1].name: 1.0}
 
@@ -130,7 +129,7 @@ def counterfactual_problem(
     terms += image_priors(operator.domain_shape, settings)
     if measurement is not None:
         terms.append((settings.measurement_weight / measurement.size, measurement))
-    terms += [(other.weight, _of_other(other, queries)) for other in others]
+    terms += [(other.weight, _of_other(i, other, queries)) for i, other in enumerate(others, 1)]
     return CounterfactualProblem(operator, target, tuple(terms))
 
 
@@ -138,6 +137,7 @@ def counterfactual_fit(
     problem: CounterfactualProblem,
     generator: Generator,
     initial: Tensor,
+    queries: Tensor,
     settings: CounterfactualSettings,
 ) -> GeneratorFit:
     """The fit of a counterfactual.
@@ -146,6 +146,7 @@ def counterfactual_fit(
         problem: what is to be solved.
         generator: of images.
         initial: first parameters, [B P].
+        queries: [B C H W], the centres of the balls of sign steps.
         settings: optimiser, schedule and what makes an image confident.
 
     Raises:
@@ -175,16 +176,15 @@ def counterfactual_fit(
         )
         return ProgressiveFit(generator, stages, initial, **common)
     objective = problem.objective(settings.fidelity_weight)
-    optimiser = _optimiser(settings, initial, problem.operator.domain_shape)
+    optimiser = _optimiser(settings, queries)
     return GeneratorFit(generator, objective, initial, optimiser=optimiser, **common)
 
 
-def _optimiser(
-    settings: CounterfactualSettings, initial: Tensor, image_shape: tuple[int, ...]
-) -> Optimiser:
+def _optimiser(settings: CounterfactualSettings, queries: Tensor) -> Optimiser:
+    image_shape = tuple(queries.shape[1:])
     found: Optimiser = Adam(settings.learning_rate)
     if settings.optimiser == "sign":
-        found = ProjectedSignStep(settings.learning_rate, settings.radius, initial)
+        found = ProjectedSignStep(settings.learning_rate, settings.radius, queries.flatten(1))
     elif settings.optimiser == "normalised":
         found = NormalisedStep(settings.learning_rate, image_shape, scales=settings.scales)
     if settings.jitter:
@@ -192,7 +192,7 @@ def _optimiser(
     return found
 
 
-def _of_other(other: OtherClassifier, queries: Tensor) -> ClassProbabilities:
+def _of_other(number: int, other: OtherClassifier, queries: Tensor) -> ClassProbabilities:
     classifier = other.classifier
     operator = classifier.features([LOGITS]).to(queries.device)
     count = len(classifier.classes)
@@ -205,5 +205,5 @@ def _of_other(other: OtherClassifier, queries: Tensor) -> ClassProbabilities:
         raise ConfigurationError(
             f"The other classifier has the classes 0 to {count - 1}; got {other.target}."
         )
-    name = f"class of {' or '.join(classifier.classes)}"
+    name = f"other {number}: {' or '.join(classifier.classes)}"
     return ClassProbabilities(operator, wanted, name=name)

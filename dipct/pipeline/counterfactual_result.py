@@ -1,5 +1,6 @@
 """From the solution of a counterfactual problem to results that can be read and stored."""
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,8 +11,9 @@ from dipct.evaluation import agreement, edit_size, localisation, psnr
 from dipct.generator import Generator
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
+from dipct.operator import LOGITS
 from dipct.phantom import Scene, SceneTask
-from dipct.pipeline.counterfactual_problem import CounterfactualProblem
+from dipct.pipeline.counterfactual_problem import CounterfactualProblem, OtherClassifier
 from dipct.pipeline.inversion import described, generator_parts, history_of
 from dipct.pretrain import TrainedClassifier
 from dipct.run import installed_versions
@@ -30,6 +32,8 @@ def counterfactual_results(
     solution: Solution,
     settings: CounterfactualSettings,
     *,
+    others: Sequence[OtherClassifier],
+    allowed: Tensor | None,
     source: str,
     seconds: float,
 ) -> list[Counterfactual]:
@@ -43,6 +47,8 @@ def counterfactual_results(
         before: probabilities of the queries, [B K].
         solution: of the fit.
         settings: of the fit.
+        others: that had a say; how far they see their classes is among the scores.
+        allowed: where the images were free to change, [B H W].
         source: what the queries were read from.
         seconds: that all of it took.
     """
@@ -55,6 +61,7 @@ def counterfactual_results(
             for _, term in problem.terms
             if term.name in _MANIFOLD
         }
+    kept = {name: (one, two) for name, one, two in _of_others(others, queries, images)}
     tensors, target = solution.state.tensors, problem.target.target.expand(len(queries))
     found = []
     for i in range(len(queries)):
@@ -65,6 +72,8 @@ def counterfactual_results(
         for name, (of_query, of_image) in natural.items():
             title = name.replace(" ", "_")
             scores |= {f"{title}_query": float(of_query[i]), title: float(of_image[i])}
+        for name, (of_query, of_image) in kept.items():
+            scores |= {f"{name}_query": float(of_query[i]), name: float(of_image[i])}
         found.append(
             Counterfactual(
                 query=query,
@@ -81,6 +90,7 @@ def counterfactual_results(
                 chosen_step=max(int(tensors["chosen_step"][i]), 0),
                 history=history_of(solution, i),
                 settings=settings.to_values(),
+                weights={term.name: weight for weight, term in problem.terms},
                 classifier=described(classifier),
                 generator=generator_parts(generator, tensors["chosen"][i]),
                 source=source,
@@ -88,9 +98,33 @@ def counterfactual_results(
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 versions=installed_versions(),
                 scores=scores,
+                allowed=None if allowed is None else allowed[i].cpu().numpy(),
             )
         )
     return found
+
+
+@torch.no_grad()
+def _of_others(
+    others: Sequence[OtherClassifier], queries: Tensor, images: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Of each other classifier the probability of its class, in the queries and in the images.
+
+    Its class is the one asked for, or that it sees in the query.
+    """
+    for number, other in enumerate(others, 1):
+        operator = other.classifier.features([LOGITS]).to(queries.device)
+        before, after = (operator(each).softmax(-1) for each in (queries, images))
+        seen = (
+            before.argmax(-1)
+            if other.target is None
+            else torch.full_like(before.argmax(-1), other.target)
+        )
+        yield (
+            f"other_{number}_probability",
+            before.gather(-1, seen[:, None])[:, 0],
+            after.gather(-1, seen[:, None])[:, 0],
+        )
 
 
 def edit_scores(query: np.ndarray, image: np.ndarray) -> dict[str, float]:
@@ -107,7 +141,7 @@ def edit_scores(query: np.ndarray, image: np.ndarray) -> dict[str, float]:
 
 
 def known_scores(
-    query: np.ndarray, image: np.ndarray, task: SceneTask, scene: Scene, target: int, *, valid: int
+    query: np.ndarray, image: np.ndarray, task: SceneTask, scene: Scene, target: int, *, draws: int
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Scores of a counterfactual whose true ones are known.
 
@@ -121,13 +155,13 @@ def known_scores(
         task: what the scene is of.
         scene: the query's.
         target: wanted class.
-        valid: true counterfactuals that are drawn.
+        draws: how many true counterfactuals are drawn.
 
     Returns:
         Scores by name, the nearest true counterfactual and the region where edits belong.
     """
-    known = [task.counterfactual(scene, target, seed=k).image for k in range(valid)]
-    may, must = task.edit_regions(scene, target, valid=valid)
+    known = [task.counterfactual(scene, target, seed=k).image for k in range(draws)]
+    may, must = task.edit_regions(scene, target, valid=draws)
     # Draws may have no pixel in common.
     core = must if must.any() else may
     mass, rank = localisation(query, image, may), localisation(query, image, core)
@@ -161,7 +195,8 @@ def _reason(
     if solution.status is Status.DIVERGED:
         after = f"{after}, when the iteration diverged: use a lower learning_rate"
     if confident:
-        return f"In the target class with probability {probability:.3f}."
+        end = f" {after}" if solution.status is Status.DIVERGED else ""
+        return f"In the target class with probability {probability:.3f}{end}."
     if valid:
         return (
             f"In the target class, but with probability {probability:.3f} instead of "

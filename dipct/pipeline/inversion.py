@@ -52,7 +52,7 @@ def solve_in_stage(
     def compute(
         part: dict[str, Any] | None, keep: Callable[[dict[str, Any]], None]
     ) -> dict[str, Any]:
-        state = None if part is None else IterationState(**part)
+        state = None if part is None else _state(part)
         with ProgressDisplay(title, steps) if progress else nullcontext() as shown:
             callbacks: list[Callback] = [] if shown is None else [shown]
             solution = iterate(
@@ -73,8 +73,8 @@ def solve_in_stage(
         }
 
     kept = stages.resumable(name, compute, device)
-    state = IterationState(**kept["state"])
-    return Solution(kept["value"], Status[kept["status"]], state.iteration, kept["history"], state)
+    state, history = _state(kept["state"]), _on_host(kept["history"])
+    return Solution(kept["value"], Status[kept["status"]], state.iteration, history, state)
 
 
 def digest_of(
@@ -91,16 +91,22 @@ def digest_of(
         settings: whole.
         **others: plain values.
     """
-    digest = hashlib.sha256()
-    for model in models:
-        for tensor in model.state_dict().values():
-            digest.update(tensor.detach().cpu().numpy().tobytes())
+    digest = hashlib.sha256(digest_of_models(models).encode())
     for array in arrays:
         plain = array.cpu().numpy() if isinstance(array, Tensor) else array
         digest.update(b"none" if plain is None else np.ascontiguousarray(plain).tobytes())
     values = settings.to_values() | others
     values.pop("device")
     digest.update(json.dumps(values, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def digest_of_models(models: Iterable[nn.Module]) -> str:
+    """Digest of the parameters of modules."""
+    digest = hashlib.sha256()
+    for model in models:
+        for tensor in model.state_dict().values():
+            digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -112,6 +118,7 @@ def described(classifier: TrainedClassifier) -> dict[str, Any]:
         "image_shape": list(classifier.image_shape),
         "task": dict(classifier.task),
         "created": classifier.created,
+        "parameters_sha256": digest_of_models([classifier.model]),
     }
 
 
@@ -146,6 +153,15 @@ class _Keeper:
         if time.monotonic() - self._last >= _SECONDS_BETWEEN:
             self._keep(_parts(state))
             self._last = time.monotonic()
+
+
+def _state(parts: dict[str, Any]) -> IterationState:
+    """From what was kept; histories are on the host, wherever the rest is."""
+    return IterationState(parts["iteration"], parts["tensors"], _on_host(parts["history"]))
+
+
+def _on_host(history: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.cpu() for name, values in history.items()}
 
 
 def _parts(state: IterationState) -> dict[str, Any]:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
-from dipct.generator import Generator
+from dipct.generator import Generator, NetworkGenerator, RegionGenerator
 from dipct.inversion import Counterfactual, Inversion
-from dipct.inversion_settings import CounterfactualSettings, PreImageSettings
+from dipct.inversion_settings import (
+    CounterfactualSettings,
+    InversionSettings,
+    PreImageSettings,
+)
 from dipct.operator import LOGITS, FeatureOperator
 from dipct.pipeline.inference import Regularisation
-from dipct.pipeline.inversion import digest_of
+from dipct.pipeline.inversion import digest_of, digest_of_models
 from dipct.pipeline.inversion_terms import fidelity_layers
 from dipct.pipeline.posterior_of_model import infer
 from dipct.pipeline.query_generator import query_generator
@@ -77,8 +81,12 @@ def quantify_inversion(
         )
     device = find_device(settings.device)
     generator, theta = generator_of_inversion(found)
-    whole = CounterfactualSettings if isinstance(found, Counterfactual) else PreImageSettings
-    names = layers or fidelity_layers(classifier, whole.from_values(dict(found.settings)))
+    if digest_of_models([classifier.model]) != found.classifier["parameters_sha256"]:
+        raise ConfigurationError(
+            "This is not the classifier that was inverted: its parameters are others."
+        )
+    values = _settings_of(found)
+    names = layers or _fitted_layers(classifier, values)
     operator = classifier.features(list(names)).to(device)
     query = torch.from_numpy(found.query).to(device)
     with torch.no_grad():
@@ -91,7 +99,7 @@ def quantify_inversion(
     model = LinearisedModel(operator, generator.to(device), theta.to(device), data, 1.0)
     stages = Stages(
         None if checkpoint is None else Path(checkpoint),
-        digest_of([classifier.model], [found.query, theta], whole.from_values(found.settings)),
+        digest_of([classifier.model], [found.query, theta], values, data=list(names)),
         resume=resume,
     )
     try:
@@ -128,9 +136,31 @@ def generator_of_inversion(found: Inversion) -> tuple[Generator, Tensor]:
             f"The method {found.settings['method']} has no network to linearise; use lso-dip, "
             "lso-inr or another with one."
         )
-    kind = CounterfactualSettings if isinstance(found, Counterfactual) else PreImageSettings
-    generator = query_generator(kind.from_values(dict(found.settings)), found.image.shape)
+    made = query_generator(_settings_of(found), found.image.shape)
+    assert isinstance(made, NetworkGenerator)
+    z = torch.from_numpy(np.array(found.generator["input"]))
+    generator: Generator = NetworkGenerator(made.network, z, made.range_shape[1:])
+    if found.allowed is not None:
+        query, allowed = (torch.from_numpy(a) for a in (found.query, found.allowed))
+        generator = RegionGenerator(generator, query, allowed)
     return generator, torch.from_numpy(np.array(found.generator["theta"]))
+
+
+def _settings_of(found: Inversion) -> InversionSettings:
+    kind = CounterfactualSettings if isinstance(found, Counterfactual) else PreImageSettings
+    return kind.from_values(dict(found.settings))
+
+
+def _fitted_layers(classifier: TrainedClassifier, settings: InversionSettings) -> tuple[str, ...]:
+    """Layers whose features the image was fitted with."""
+    without = (isinstance(settings, CounterfactualSettings) and settings.space == "image") or (
+        isinstance(settings, PreImageSettings) and settings.maximise is not None
+    )
+    if without:
+        raise ConfigurationError(
+            "This image was not fitted with features: give the layers whose features are the data."
+        )
+    return fidelity_layers(classifier, settings)
 
 
 def _residual(operator: FeatureOperator, samples: Tensor, data: Tensor) -> float:

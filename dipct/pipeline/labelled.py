@@ -4,15 +4,15 @@ from pathlib import Path
 
 from dipct.classifier_settings import ClassifierSettings
 from dipct.errors import ConfigurationError
-from dipct.phantom import SceneTask, make_task
+from dipct.phantom import SceneTask, make_task, task_names
 from dipct.pretrain import LabelledImages, TrainedClassifier, read_labelled, scene_images
 from dipct.pretrain.labelled_folders import AUTO
 
 _SIDE = 64
-# Pictures that are held out, and those of which queries are taken, are of other seeds than those of
-# a training: these have seeds from zero on.
-_HELD_OUT, _GATE, QUERY = 1_000_000_007, 2_000_000_011, 3_000_000_019
-"""Added to the seed of a training."""
+# Added to the seed of a training.
+_HELD_OUT, _GATE = 1_000_000_007, 2_000_000_011
+QUERY = 3_000_000_019
+"""Seed of the pictures that queries are taken from: no other has it."""
 
 
 def open_labelled(
@@ -41,6 +41,10 @@ def open_labelled(
     if (task is None) == (folder is None):
         raise ConfigurationError("Give a task or a folder of images, one of the two.")
     if folder is not None:
+        if settings.number != ClassifierSettings().number:
+            raise ConfigurationError(
+                "number is of pictures to draw; for a folder give most, or leave it out."
+            )
         found = read_labelled(
             folder,
             settings.side or _SIDE,
@@ -63,10 +67,12 @@ def open_labelled(
 
 
 def task_of(classifier: TrainedClassifier) -> SceneTask | None:
-    """The drawn task that a classifier was trained on; None if it was trained on a folder."""
+    """The drawn task that a classifier was trained on, if it was on one that has a name."""
     if classifier.task.get("kind") != "scenes":
         return None
-    return make_task(**classifier.task["task"])
+    described = classifier.task["task"]
+    # A task of one's own has no name.
+    return make_task(**described) if described["name"] in task_names() else None
 
 
 def gate_seed(settings: ClassifierSettings) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dipct.device import find_device
-from dipct.errors import ConfigurationError
+from dipct.errors import ConfigurationError, ShapeError
 from dipct.evaluation import psnr, ssim
 from dipct.generator import PixelImage
 from dipct.inversion import PreImage
@@ -38,6 +38,8 @@ from dipct.pipeline.stages import Stages
 from dipct.pretrain import TrainedClassifier
 from dipct.run import installed_versions
 from dipct.solver import Adam, GeneratorFit, LowestObjective
+
+_SMALLEST_FOR_SSIM = 7
 
 
 def pre_image(
@@ -94,6 +96,10 @@ def pre_image(
     right = None
     if truth is not None:
         right = checked_images(classifier, torch.as_tensor(truth))
+        if len(right) not in (1, len(images)):
+            raise ShapeError(
+                f"Give one truth, or one for each of {len(images)} queries; got {len(right)}."
+            )
         right = right.expand(len(images), -1, -1, -1)
     layer, channel = _maximised(settings)
     layers = fidelity_layers(classifier, settings) if layer is None else (layer,)
@@ -146,6 +152,7 @@ def pre_image(
             chosen_step=max(int(tensors["chosen_step"][i]), 0),
             history=history_of(solution, i),
             settings=settings.to_values(),
+            weights={term.name: weight for weight, term in objective.terms},
             classifier=described(classifier),
             generator=generator_parts(generator, tensors["chosen"][i]),
             source=source,
@@ -187,8 +194,8 @@ def _distances(
 
 def _image_scores(one: Tensor, other: Tensor, title: str) -> dict[str, float]:
     wanted, found = one.cpu().numpy(), other.cpu().numpy()
-    similarity = [ssim(a, b, data_range=1.0) for a, b in zip(found, wanted, strict=True)]
-    return {
-        f"psnr_to_{title}_db": psnr(found, wanted, data_range=1.0),
-        f"ssim_to_{title}": float(np.mean(similarity)),
-    }
+    scores = {f"psnr_to_{title}_db": psnr(found, wanted, data_range=1.0)}
+    if min(found.shape[1:]) >= _SMALLEST_FOR_SSIM:
+        similarity = [ssim(a, b, data_range=1.0) for a, b in zip(found, wanted, strict=True)]
+        scores[f"ssim_to_{title}"] = float(np.mean(similarity))
+    return scores

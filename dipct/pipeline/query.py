@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dipct.errors import ConfigurationError, ShapeError
+from dipct.errors import ConfigurationError, DataError, FileFormatError, ShapeError
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
 from dipct.phantom import Scene, SceneTask, describe_task
@@ -17,7 +17,7 @@ from dipct.pipeline.labelled import QUERY, task_of
 from dipct.pretrain import TrainedClassifier
 from dipct.pretrain.image_files import read_square
 
-_VALID = 16
+_DRAWS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +55,21 @@ def open_query(classifier: TrainedClassifier, image: str) -> Query:
         task = task_of(classifier)
         own = None if task is None else describe_task(task)["name"]
         if task is None or name not in (own, str(own).split(":")[0]):
+            if own is None:
+                raise ConfigurationError(
+                    f"The classifier was not trained on a drawn task, so that {image} is no "
+                    "picture of its; give a file."
+                )
             raise ConfigurationError(
-                f"The classifier was trained on {own or 'a folder of images'}, not on {name}: give "
-                f"{'a file' if own is None else f'{own}:{number}, or a file'}."
+                f"The classifier was trained on {own}, not on {name}: give {own}:{number}, or a "
+                "file."
             )
         scene = task.sample_one(int(number), seed=QUERY)
         return Query(scene.image, image, task, scene)
+    if not Path(image).exists():
+        raise FileFormatError(
+            f"{image}: no such file, nor the name of a drawn task with a number, as faces:3."
+        )
     channels, height, width = classifier.image_shape
     if height != width:
         raise ShapeError(
@@ -98,6 +107,8 @@ def explain_query(
     allowed = None
     if region is not None:
         allowed = read_square(region, classifier.image_shape[1], colour=False)[0] > 0
+        if not allowed.any():
+            raise DataError(f"{region}: the image is black, so that nothing may change.")
     (found,) = counterfactual(
         classifier,
         query.image,
@@ -112,10 +123,10 @@ def explain_query(
     )
     if query.task is None or query.scene is None:
         return found
-    if query.task.label(query.scene.causes) == found.target:
-        # The classifier is wrong: what it should see changed is no change of the causes.
+    if query.task.label(query.scene.causes) != found.predicted:
+        # Where the classifier is wrong, its mistake would be scored and not the explanation.
         return found
     scores, truth, where = known_scores(
-        query.image, found.image, query.task, query.scene, found.target, valid=_VALID
+        query.image, found.image, query.task, query.scene, found.target, draws=_DRAWS
     )
     return replace(found, scores={**found.scores, **scores}, truth=truth, region=where)

@@ -233,7 +233,11 @@ def _centroids(
         steps = settings.centroid_steps
         solution = iterate(method, max_iterations=steps, every=_LOGGED, callbacks=callbacks)
     if solution.status is Status.INTERRUPTED:
-        raise Interrupted("Stopped while the centroids were fitted; start anew.")
+        raise Interrupted("Stopped while the centroids were fitted.")
+    if solution.status is Status.DIVERGED:
+        raise ConvergenceError(
+            "The fit of the centroids diverged. Use a lower learning_rate, or no centroids."
+        )
     _, head = method.modules(solution.state.tensors)
     images, labels = (torch.from_numpy(part) for part in (held_out.images, held_out.labels))
     report = report_centroids(trained.model, head, TRUNK, images, labels, seed=settings.seed)

@@ -83,7 +83,8 @@ class BestValidIterate(Selection):
         )
         in_a_row = tensors["confident_in_a_row"]
         if self.patience is not None:
-            # Those that are done stay so, while others of a batch go on.
+            # Those that are done stay as they are, while others of a batch go on.
+            better = better & (in_a_row < self.patience)
             counted = torch.where(is_confident, in_a_row + 1, 0.0)
             in_a_row = torch.where(in_a_row >= self.patience, in_a_row, counted)
         return choose(tensors, better, iterate) | {
