@@ -68,6 +68,9 @@ def counterfactual(
     width: Annotated[
         int | None, typer.Option(help="Channels of an implicit network or deep decoder.")
     ] = None,
+    frequency_std: Annotated[
+        float | None, typer.Option(help="Of an implicit network, in cycles per image.")
+    ] = None,
     relaxation: Annotated[
         float | None, typer.Option(help="Of the fidelity from stage to stage.")
     ] = None,
@@ -117,6 +120,7 @@ def counterfactual(
         "start": start,
         "fit_steps": fit_steps,
         "width": width,
+        "frequency_std": frequency_std,
         "relaxation": relaxation,
         "norm_weight": norm_weight,
         "seed": seed,

@@ -44,6 +44,9 @@ def invert(
     width: Annotated[
         int | None, typer.Option(help="Channels of an implicit network or deep decoder.")
     ] = None,
+    frequency_std: Annotated[
+        float | None, typer.Option(help="Of an implicit network, in cycles per image.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of networks and their inputs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     resume: Resume = False,
@@ -67,6 +70,7 @@ def invert(
         "norm_weight": norm_weight,
         "learning_rate": learning_rate,
         "width": width,
+        "frequency_std": frequency_std,
         "seed": seed,
         "device": device,
     }

@@ -27,6 +27,7 @@ _MANIFOLDS: dict[str, dict[str, Any]] = {
 
 _WHY = {
     "width": "on this generator, which has no such width",
+    "frequency_std": "but on an implicit network",
     "manifold_weight": "without a manifold term",
     "norm_exponent": "without norm_weight",
     "distance": "where an activation is maximised",
@@ -142,6 +143,9 @@ class InversionSettings(CheckedSettings):
     """What makes the image: pixels, a U-Net from noise, an implicit network, a deep decoder."""
     width: int = Field(64, ge=4)
     """Channels of an implicit network, or of a deep decoder."""
+    frequency_std: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Of the frequencies of an implicit network [cycles per image]; default: see
+    :func:`dipct.generator.fourier_features`."""
     manifold: Manifold = "none"
     """Manifold consistency: by the loss estimator, the centroids, or batch statistics."""
     distance: Literal["relative", "mean-square", "l2", "l1"] = "relative"
@@ -183,6 +187,7 @@ class InversionSettings(CheckedSettings):
         """Whether settings that belong to others have an effect."""
         return {
             "width": self.generator in ("inr", "deep-decoder"),
+            "frequency_std": self.generator == "inr",
             "manifold_weight": self.manifold != "none",
             "norm_exponent": self.norm_weight > 0,
         }

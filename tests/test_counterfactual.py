@@ -239,6 +239,14 @@ def test_the_ball_of_sign_steps_is_around_the_query():
     assert np.abs(found.image - query).max() <= 0.15 + 1e-6
 
 
+def test_low_frequencies_make_smooth_edits():
+    smooth, rough = (
+        explain(number=1, frequency_std=std, steps=10, fit_steps=40)[0].image for std in (0.5, 4.0)
+    )
+    step = [np.abs(np.diff(image, axis=2)).mean() for image in (smooth, rough)]
+    assert step[0] < step[1]
+
+
 def test_the_seed_decides():
     one, same, other = (explain(number=1, seed=seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(one.image, same.image)

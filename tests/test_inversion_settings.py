@@ -71,6 +71,7 @@ def test_given_values_take_the_place_of_the_methods():
         ("lso-tv", {"fit_steps": 9}, "unless a network is fitted"),
         ("lso-tv", {"start": "random"}, "begin at the query"),
         ("lso-dip", {"width": 9}, "no such width"),
+        ("lso-dip", {"frequency_std": 2.0}, "but on an implicit network"),
         ("lso-inr", {"norm_exponent": 6.0}, "without norm_weight"),
         ("lso-inr", {"seed": 10**20}, "seed"),
         ("iso-inr", {"layers": ("layer1",)}, "no meaning in image space"),

@@ -48,7 +48,12 @@ def query_generator(
     if settings.generator == "pixels":
         return PixelImage(image_shape, output=pixel_output)
     if settings.generator == "inr":
-        features = fourier_features(plane, frequencies=2 * settings.width, seed=settings.seed)
+        features = fourier_features(
+            plane,
+            frequencies=2 * settings.width,
+            std=settings.frequency_std,
+            seed=settings.seed,
+        )
         implicit = ImplicitNetwork(len(features), settings.width, _LAYERS, out_channels=channels)
         return NetworkGenerator(implicit, features, plane)
     if settings.generator == "deep-decoder":
