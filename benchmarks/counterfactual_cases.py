@@ -74,7 +74,7 @@ def _grid(one: str, ones: tuple[float, ...], two: str, twos: tuple[float, ...]) 
 
 
 _CLASS = ("class_weight", (0.03, 0.1, 0.3))
-_NETWORK = _grid(*_CLASS, "learning_rate", (3e-4, 1e-3))
+_NETWORK = _grid(*_CLASS, "learning_rate", (1e-4, 3e-4))
 _MANIFOLD = _grid(*_CLASS, "manifold_weight", (0.02, 0.1))
 _VARIATION = _grid(*_CLASS, "tv_weight", (1e-2, 1e-1))
 _SAME = {"steps": STEPS, "fit_steps": FIT_STEPS}

@@ -13,6 +13,8 @@ Manifold = Literal["none", "loss-estimator", "centroids", "batch-statistics"]
 
 # Rates of logits of pixels, and of networks.
 _PIXELS: dict[str, Any] = {"generator": "pixels", "learning_rate": 5e-2}
+# Of networks that show the query already.
+_FITTED = {"learning_rate": 3e-4}
 _GENERATORS: dict[str, dict[str, Any]] = {
     "dip": {"generator": "unet"},
     "inr": {"generator": "inr"},
@@ -37,6 +39,7 @@ _WHY = {
     "start": "on pixels, which begin at the query",
     "fit_steps": "unless a network is fitted to the query first",
     "fit_learning_rate": "unless a network is fitted to the query first",
+    "decay": "but on optimiser adam",
     "radius": "but on optimiser sign",
     "scales": "but on optimiser normalised",
 }
@@ -63,6 +66,7 @@ COUNTERFACTUAL_METHODS: dict[str, dict[str, Any]] = {
         "manifold": "loss-estimator",
         "start": "random",
         "steps": 5000,
+        "decay": False,
     },
     "disc": {
         "space": "features",
@@ -70,13 +74,14 @@ COUNTERFACTUAL_METHODS: dict[str, dict[str, Any]] = {
         "manifold": "loss-estimator",
         "progressive": True,
         "steps": 1500,
+        **_FITTED,
     },
     **{
         f"{start}-{name}{ending}": {"space": space} | prior | manifold
         for start, space in (("lso", "features"), ("iso", "image"))
         for name, prior in {
             "tv": _PIXELS | {"tv_weight": 1e-2, "norm_weight": 1e-3},
-            **_GENERATORS,
+            **{name: generator | _FITTED for name, generator in _GENERATORS.items()},
         }.items()
         for ending, manifold in _MANIFOLDS.items()
     },
@@ -164,6 +169,10 @@ class InversionSettings(CheckedSettings):
     """Of the fit."""
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """Of the optimiser."""
+    decay: bool = False
+    """Whether the rate of Adam rises over the first tenth of the steps and falls by a cosine to
+    zero; of a progressive fit in every stage. The first steps of Adam are of full size in every
+    parameter, whatever the gradient, and take an image apart that was there."""
     seed: int = Field(0, ge=0, lt=2**62)
     """Of networks and all else that is random."""
     device: str = "cpu"
@@ -239,6 +248,7 @@ class CounterfactualSettings(InversionSettings):
 
     methods: ClassVar[Mapping[str, Mapping[str, Any]]] = COUNTERFACTUAL_METHODS
 
+    decay: bool = True
     space: Literal["features", "image"] = "features"
     """Where the image is to stay near the query: in hidden features, or in its pixels."""
     class_weight: float = Field(0.1, ge=0, allow_inf_nan=False)
@@ -290,6 +300,7 @@ class CounterfactualSettings(InversionSettings):
                 "start": is_network,
                 "fit_steps": is_fitted,
                 "fit_learning_rate": is_fitted,
+                "decay": self.optimiser == "adam",
                 "radius": self.optimiser == "sign",
                 "scales": self.optimiser == "normalised",
             }

@@ -22,13 +22,14 @@ from dipct.objective import (
 from dipct.operator import LOGITS, FeatureOperator
 from dipct.pipeline.inversion_terms import (
     Weighted,
+    adam_of,
     fidelity_layers,
     image_priors,
     manifold_terms,
+    schedule_of,
 )
 from dipct.pretrain import TrainedClassifier
 from dipct.solver import (
-    Adam,
     BestValidIterate,
     GeneratorFit,
     Jittered,
@@ -173,6 +174,7 @@ def counterfactual_fit(
             relaxation=settings.relaxation,
             steps=settings.steps // number,
             learning_rate=settings.learning_rate,
+            schedule=schedule_of(settings, settings.steps // number),
         )
         return ProgressiveFit(generator, stages, initial, **common)
     objective = problem.objective(settings.fidelity_weight)
@@ -182,7 +184,7 @@ def counterfactual_fit(
 
 def _optimiser(settings: CounterfactualSettings, queries: Tensor) -> Optimiser:
     image_shape = tuple(queries.shape[1:])
-    found: Optimiser = Adam(settings.learning_rate)
+    found: Optimiser = adam_of(settings, settings.steps)
     if settings.optimiser == "sign":
         found = ProjectedSignStep(settings.learning_rate, settings.radius, queries.flatten(1))
     elif settings.optimiser == "normalised":

@@ -20,10 +20,12 @@ from dipct.objective import (
 )
 from dipct.operator import LOGITS, FeatureOperator
 from dipct.pretrain import TrainedClassifier
+from dipct.solver import Adam, CosineDecay
 
 _LOG = logging.getLogger(__name__)
 # Fidelity to layers near the image leaves the class free; the last stages are about the class.
 _FIDELITY_LAYERS = STAGES[:2]
+_WARM_UP_SHARE = 10
 
 Weighted = tuple[float, Term]
 
@@ -79,6 +81,21 @@ def feature_operator(
     elif settings.manifold == "batch-statistics":
         needed += batch_norm_inputs(classifier.model)
     return classifier.features([*dict.fromkeys([*needed, LOGITS])]).to(device)
+
+
+def adam_of(settings: InversionSettings, steps: int) -> Adam:
+    """Adam, with the schedule that the settings ask for.
+
+    Args:
+        settings: rate and whether it decays.
+        steps: after which it is zero.
+    """
+    return Adam(settings.learning_rate, schedule=schedule_of(settings, steps))
+
+
+def schedule_of(settings: InversionSettings, steps: int) -> CosineDecay | None:
+    """Factor of the learning rate over so many steps, if it is not constant."""
+    return CosineDecay(steps, warm_up=steps // _WARM_UP_SHARE) if settings.decay else None
 
 
 def warn_of_weak_head(classifier: TrainedClassifier, settings: InversionSettings) -> None:

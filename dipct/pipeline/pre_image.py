@@ -26,6 +26,7 @@ from dipct.pipeline.inversion import (
 )
 from dipct.pipeline.inversion_terms import (
     Weighted,
+    adam_of,
     checked_images,
     feature_operator,
     fidelity_layers,
@@ -37,7 +38,7 @@ from dipct.pipeline.query_generator import query_generator
 from dipct.pipeline.stages import Stages
 from dipct.pretrain import TrainedClassifier
 from dipct.run import installed_versions
-from dipct.solver import Adam, GeneratorFit, LowestObjective
+from dipct.solver import GeneratorFit, LowestObjective
 
 _SMALLEST_FOR_SSIM = 7
 
@@ -127,7 +128,7 @@ def pre_image(
         generator,
         objective,
         initial,
-        optimiser=Adam(settings.learning_rate),
+        optimiser=adam_of(settings, settings.steps),
         selection=LowestObjective(),
         loss_scale=1.0,
     )

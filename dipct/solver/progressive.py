@@ -10,7 +10,7 @@ from torch import Tensor
 from dipct.errors import ConfigurationError
 from dipct.generator.base import Generator
 from dipct.objective.objective import Objective
-from dipct.solver.adam import Adam
+from dipct.solver.adam import Adam, Schedule
 from dipct.solver.descent import GeneratorFit, Measure, Part
 from dipct.solver.loss import GeneratorLoss
 from dipct.solver.optimiser import Optimiser
@@ -116,6 +116,7 @@ def progressive_stages(
     relaxation: float = 0.7,
     steps: int = 300,
     learning_rate: float = 1e-3,
+    schedule: Schedule | None = None,
     order: Sequence[str] | None = None,
 ) -> list[FitStage]:
     """Stages that free one block of a generator after another and relax a weight.
@@ -132,6 +133,7 @@ def progressive_stages(
         relaxation: its factor from stage to stage.
         steps: of each stage.
         learning_rate: of Adam.
+        schedule: factor of the learning rate, from the first step of each stage on.
         order: names of the blocks, in another order.
 
     Raises:
@@ -152,5 +154,7 @@ def progressive_stages(
     for i in range(len(order)):
         free = generator.layout.mask(blocks=set(order[: i + 1]))
         rates = torch.where(free, learning_rate, 0.0)
-        stages.append(FitStage(objective_of(weight * relaxation**i), Adam(rates), steps))
+        stages.append(
+            FitStage(objective_of(weight * relaxation**i), Adam(rates, schedule=schedule), steps)
+        )
     return stages
