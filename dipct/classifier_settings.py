@@ -50,7 +50,7 @@ class ClassifierSettings(CheckedSettings):
     """Share of the steps after which the ranking loss no longer shapes the classifier."""
     centroids: bool = False
     """Fit centroids of the classes to the trained classifier (DUQ)."""
-    centroid_steps: int = Field(600, ge=1)
+    centroid_steps: int = Field(300, ge=1)
     """Of that fit."""
     flip: bool = True
     """Mirror images at random."""
