@@ -9,7 +9,8 @@ from dipct.errors import ConfigurationError
 from dipct.settings import CheckedSettings
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Both papers: ResNet-18, beta_1 = 1, beta_2 = 0.5, one image in ten held out.
+    # Both papers: ResNet-18, beta_1 = 1, beta_2 = 0.5, one image in ten held out. The first
+    # does not say how large its images are: it has those of the second here.
     "s1": {"architecture": "resnet18", "side": 96, "variant": "s1", "held_out_share": 0.1},
     # arXiv 2109.14274, section 4: batches of 128 and Adam at 1e-4.
     "disc": {

@@ -249,6 +249,7 @@ class CounterfactualSettings(InversionSettings):
     methods: ClassVar[Mapping[str, Mapping[str, Any]]] = COUNTERFACTUAL_METHODS
 
     decay: bool = True
+    """As of pre-images, but on by default: most fits begin at an image that is to stay."""
     space: Literal["features", "image"] = "features"
     """Where the image is to stay near the query: in hidden features, or in its pixels."""
     class_weight: float = Field(0.1, ge=0, allow_inf_nan=False)

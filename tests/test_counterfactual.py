@@ -310,6 +310,7 @@ def test_files_hold_all_of_it(tmp_path):
         ({"queries": np.zeros((3, 8, 8), np.float32)}, ShapeError, r"images \(3, 16, 16\)"),
         ({"queries": 255 * queries()[1]}, DataError, "Divide bytes by 255"),
         ({"queries": np.full((3, 16, 16), np.nan)}, DataError, "finite"),
+        ({"measurement_weight": 2.0}, ConfigurationError, "without a measurement"),
         ({"targets": 1.7}, ConfigurationError, "numbers of classes"),
         ({"targets": "bald"}, ConfigurationError, "numbers of classes"),
         ({"initial": torch.zeros(5)}, ShapeError, "initial parameters"),

@@ -22,7 +22,7 @@ from dipct.pipeline.counterfactual_problem import (
     counterfactual_problem,
 )
 from dipct.pipeline.counterfactual_result import counterfactual_results
-from dipct.pipeline.inversion import digest_of, solve_in_stage
+from dipct.pipeline.inversion import digest_of, heads_and_model, solve_in_stage
 from dipct.pipeline.inversion_terms import (
     checked_images,
     feature_operator,
@@ -94,6 +94,11 @@ def counterfactual(
         )
     if settings is None:
         settings = CounterfactualSettings.of_method(values.pop("method", "disc"), values)
+    weight = type(settings).model_fields["measurement_weight"].default
+    if measurement is None and settings.measurement_weight != weight:
+        raise ConfigurationError(
+            "measurement_weight has no effect without a measurement; give one, or leave it out."
+        )
     device = find_device(settings.device)
     images = checked_images(classifier, torch.as_tensor(queries)).to(device)
     layers = fidelity_layers(classifier, settings) if settings.space == "features" else ()
@@ -135,11 +140,10 @@ def counterfactual(
             B=len(images),
             P=generator.n_parameters,
         )
-    heads = [head for head in (classifier.estimator, classifier.centroids) if head is not None]
     stages = Stages(
         None if checkpoint is None else Path(checkpoint),
         digest_of(
-            [classifier.model, *heads, *(other.classifier.model for other in others)],
+            [*heads_and_model(classifier), *(other.classifier.model for other in others)],
             [images, wanted, allowed, initial, *_measured(measurement, images)],
             settings,
             others=[(other.target, other.weight) for other in others],

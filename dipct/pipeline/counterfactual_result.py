@@ -158,7 +158,12 @@ def known_scores(
         draws: how many true counterfactuals are drawn.
 
     Returns:
-        Scores by name, the nearest true counterfactual and the region where edits belong.
+        Scores by name, the nearest true counterfactual [C H W] and the region where edits belong,
+        bool [H W].
+
+    Raises:
+        ConfigurationError: a target that is the class of the scene, or does not exist.
+        ShapeError: images that are not of the scene's shape.
     """
     known = [task.counterfactual(scene, target, seed=k).image for k in range(draws)]
     may, must = task.edit_regions(scene, target, valid=draws)

@@ -110,6 +110,12 @@ def digest_of_models(models: Iterable[nn.Module]) -> str:
     return digest.hexdigest()
 
 
+def heads_and_model(classifier: TrainedClassifier) -> list[nn.Module]:
+    """All modules of a classifier that terms may be made of."""
+    parts = (classifier.model, classifier.estimator, classifier.centroids)
+    return [part for part in parts if part is not None]
+
+
 def described(classifier: TrainedClassifier) -> dict[str, Any]:
     """What a classifier is, in plain values."""
     return {

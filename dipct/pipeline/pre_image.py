@@ -21,6 +21,7 @@ from dipct.pipeline.inversion import (
     described,
     digest_of,
     generator_parts,
+    heads_and_model,
     history_of,
     solve_in_stage,
 )
@@ -134,7 +135,7 @@ def pre_image(
     )
     stages = Stages(
         None if checkpoint is None else Path(checkpoint),
-        digest_of([classifier.model], [images, right], settings),
+        digest_of(heads_and_model(classifier), [images, right], settings),
         resume=resume,
     )
     solution = solve_in_stage(

@@ -103,6 +103,12 @@ def explain_query(
         checkpoint: likewise.
         resume: likewise.
         progress: likewise.
+
+    Raises:
+        FileFormatError: a region that is no readable image.
+        DataError: a region that is black.
+        ConfigurationError: as by :func:`dipct.pipeline.counterfactual`.
+        Interrupted: likewise.
     """
     allowed = None
     if region is not None:

@@ -1,5 +1,6 @@
 """The verb train_classifier: a classifier with the heads that counterfactuals need."""
 
+import copy
 import hashlib
 import json
 import time
@@ -214,10 +215,11 @@ def _centroids(
     progress: bool,
 ) -> tuple[CentroidHead, CentroidReport]:
     """Centroids of the features of a classifier that stays as it is, and what they are worth."""
+    device = find_device(settings.device)
     method = CentroidTraining(
-        trained.model,
-        torch.from_numpy(training.images),
-        torch.from_numpy(training.labels),
+        copy.deepcopy(trained.model).to(device),
+        torch.from_numpy(training.images).to(device),
+        torch.from_numpy(training.labels).to(device),
         CentroidTrainingSettings(
             steps=settings.centroid_steps,
             batch=settings.batch,
@@ -238,7 +240,7 @@ def _centroids(
         raise ConvergenceError(
             "The fit of the centroids diverged. Use a lower learning_rate, or no centroids."
         )
-    _, head = method.modules(solution.state.tensors)
+    head = method.modules(solution.state.tensors)[1].cpu()
     images, labels = (torch.from_numpy(part) for part in (held_out.images, held_out.labels))
     report = report_centroids(trained.model, head, TRUNK, images, labels, seed=settings.seed)
     return head, report
