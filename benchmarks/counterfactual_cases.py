@@ -147,7 +147,7 @@ FULL = Plan(
         "lesions": Case("lesions", 96, 200, 1, _LESIONS | {"steps": 1200}),
     },
     ARMS,
-    batch=50,
+    batch=200,
     device="cuda",
 )
 QUICK = Plan(
