@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
+from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint, stopped
 from dipct.configuration import NETWORK_METHODS, ReconstructionConfiguration
 from dipct.device import find_device
-from dipct.errors import ConfigurationError, Interrupted
+from dipct.errors import ConfigurationError
 from dipct.generator import NetworkGenerator, SingularValues, Subspace
 from dipct.measurement.digest import file_digest, scan_digest
 from dipct.measurement.geometry import ConeSliceGeometry
@@ -234,7 +234,7 @@ def _iterative(
             stopping=stopping,
         )
     if solution.status is Status.INTERRUPTED:
-        raise Interrupted(_keep(solution, writer))
+        raise stopped(f"Stopped after {solution.iterations} iterations", solution.state, writer)
     image = scale * solution.value
     return image, operator(image), choices, solution, _generator(method, solution)
 
@@ -290,14 +290,6 @@ def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
         # Its history holds the PSNR.
         digest.update(np.ascontiguousarray(scan.truth).tobytes())
     return digest.hexdigest()
-
-
-def _keep(solution: Solution, writer: CheckpointWriter | None) -> str:
-    done = f"Stopped after {solution.iterations} iterations"
-    if writer is None:
-        return f"{done}; no checkpoint was asked for."
-    writer.write(solution.state)
-    return f"{done}; the state is kept in {writer.path}. Go on with --resume."
 
 
 def _data(scan: Scan, device: torch.device) -> Tensor:

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
+from dipct.checkpoint import stopped
 from dipct.classifier import STAGES, TRUNK, CentroidHead, LossEstimator
 from dipct.classifier_settings import ClassifierSettings
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, ConvergenceError, Interrupted
 from dipct.operator import LOGITS
 from dipct.pipeline.labelled import gate_seed, task_of
+from dipct.pipeline.training import TrainingCheckpoint
 from dipct.pretrain import (
     CentroidReport,
     CentroidTraining,
@@ -85,10 +86,8 @@ def train_classifier(
             f"{training.classes} of {training.image_shape} and {held_out.classes} of "
             f"{held_out.image_shape}."
         )
-    if resume and checkpoint is None:
-        raise ConfigurationError("Resuming needs the name of the checkpoint.")
-    path = None if checkpoint is None else Path(checkpoint)
-    elapsed = elapsed_of(path) if resume and path is not None else 0.0
+    kept_in = TrainingCheckpoint(None if checkpoint is None else Path(checkpoint), resume)
+    elapsed = kept_in.elapsed
     began, device = time.perf_counter() - elapsed, find_device(settings.device)
     architecture = {
         "name": settings.architecture,
@@ -96,7 +95,7 @@ def train_classifier(
         "in_channels": training.image_shape[0],
     }
     method = _method(training, settings, architecture, device)
-    solution = _trained(method, training, settings, path, resume, elapsed, progress, device)
+    solution = _trained(method, training, settings, kept_in, elapsed, progress, device)
     model, estimator = (m if m is None else m.cpu() for m in method.modules(solution.state.tensors))
     report = None
     if estimator is not None:
@@ -174,19 +173,13 @@ def _trained(
     method: ClassifierTraining,
     training: LabelledImages,
     settings: ClassifierSettings,
-    checkpoint: Path | None,
-    resume: bool,
+    kept_in: TrainingCheckpoint,
     elapsed: float,
     progress: bool,
     device: torch.device,
 ) -> Solution:
     problem = _digest(training, settings)
-    state = None
-    if resume and checkpoint is not None:
-        state, _ = read_checkpoint(checkpoint, problem, device)
-    writer = None
-    if checkpoint is not None:
-        writer = CheckpointWriter(checkpoint, problem, {}, elapsed=elapsed)
+    state, writer = kept_in.state(problem, device), kept_in.writer(problem, elapsed)
     display = ProgressDisplay("training", settings.steps) if progress else nullcontext()
     with display as shown:
         solution = iterate(
@@ -197,11 +190,7 @@ def _trained(
             callbacks=[each for each in (shown, writer) if each is not None],
         )
     if solution.status is Status.INTERRUPTED:
-        done = f"Stopped after {solution.iterations} steps"
-        if writer is None:
-            raise Interrupted(f"{done}; no checkpoint was asked for.")
-        writer.write(solution.state)
-        raise Interrupted(f"{done}; the state is kept in {writer.path}. Go on with --resume.")
+        raise stopped(f"Stopped after {solution.iterations} steps", solution.state, writer)
     if solution.status is Status.DIVERGED:
         raise ConvergenceError("The training diverged. Use a lower learning_rate.")
     return solution
