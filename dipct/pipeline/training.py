@@ -2,17 +2,21 @@
 
 import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
-from dipct.errors import ConfigurationError
-from dipct.solver import IterationState
+from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint, stopped
+from dipct.errors import ConfigurationError, ConvergenceError
+from dipct.pretrain.labelled_training import LabelledTraining
+from dipct.progress import ProgressDisplay
+from dipct.solver import IterationState, Solution, Status, iterate
 
 _LOG = logging.getLogger(__name__)
-_SNAPSHOTS = "snapshots"
+_LOGGED = 20
+_SNAPSHOTS, _CENTROIDS = "snapshots", "centroids"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,20 @@ class TrainingCheckpoint:
         """Folder of the snapshots of the training."""
         return None if self.path is None else _beside(self.path, _SNAPSHOTS)
 
+    def of_centroids(self, *, resume: bool) -> "TrainingCheckpoint":
+        """That of the fit of centroids to the finished classifier.
+
+        Args:
+            resume: go on from it if it is there; otherwise it is of an earlier training and is
+                removed.
+        """
+        if self.path is None:
+            return self
+        path = _beside(self.path, _CENTROIDS)
+        if not resume:
+            path.unlink(missing_ok=True)
+        return TrainingCheckpoint(path, path.exists())
+
     def state(self, problem: str, device: torch.device) -> IterationState | None:
         """The state to go on from; None to start anew.
 
@@ -78,10 +96,50 @@ class TrainingCheckpoint:
         )
 
 
+def fit(
+    method: LabelledTraining,
+    title: str,
+    steps: int,
+    state: IterationState | None,
+    writer: CheckpointWriter | None,
+    *,
+    progress: bool,
+) -> Solution:
+    """Train on labelled images to the end.
+
+    Args:
+        method: what is trained.
+        title: what it is called.
+        steps: how many.
+        state: where to go on, or None.
+        writer: keeps the state on the way, if there is one.
+        progress: show a progress display.
+
+    Raises:
+        ConvergenceError: the training diverged.
+        Interrupted: stopped by the user; the state is kept.
+    """
+    with ProgressDisplay(title, steps) if progress else nullcontext() as shown:
+        solution = iterate(
+            method,
+            max_iterations=steps,
+            state=state,
+            every=_LOGGED,
+            callbacks=[each for each in (shown, writer) if each is not None],
+        )
+    if solution.status is Status.INTERRUPTED:
+        done = f"Stopped after {solution.iterations} steps of the {title}"
+        raise stopped(done, solution.state, writer)
+    if solution.status is Status.DIVERGED:
+        raise ConvergenceError(f"The {title} diverged. Use a lower learning_rate.")
+    return solution
+
+
 def remove_checkpoint(checkpoint: str | Path) -> None:
-    """Remove the checkpoint of a training and its snapshots, once the result is safe."""
+    """Remove the checkpoint of a training and what lies beside it, once the result is safe."""
     path = Path(checkpoint)
     path.unlink(missing_ok=True)
+    _beside(path, _CENTROIDS).unlink(missing_ok=True)
     shutil.rmtree(_beside(path, _SNAPSHOTS), ignore_errors=True)
 
 
