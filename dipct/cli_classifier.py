@@ -91,7 +91,13 @@ def train(
         preset, {name: value for name, value in given.items() if value is not None}
     )
     training, held_out = open_labelled(
-        settings, task=task, folder=images, layout=layout, attribute=attribute, most=most
+        settings,
+        task=task,
+        folder=images,
+        layout=layout,
+        attribute=attribute,
+        most=most,
+        progress=True,
     )
     trained = train_classifier(
         training, held_out, settings, checkpoint=checkpoint, resume=resume, progress=True

@@ -1,12 +1,14 @@
 """The commands of the counterfactual half: classifier, invert, counterfactual."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from small_classifier import TASK, queries, small_classifier
+from terminals import Terminal
 from test_cli import PNG, names
 
 from dipct.inversion import read_counterfactual, read_pre_image
@@ -82,6 +84,22 @@ def test_a_classifier_of_a_folder(work):
     assert found.gate is None
     result = work("classifier", "info", "clf.h5")
     assert "rank correlation" not in result.out
+
+
+def test_a_bar_while_images_are_read_or_drawn(work):
+    image = queries()[1][0]
+    for name, number in (("dark", 10), ("light", 11)):
+        (work.folder / "images" / name).mkdir(parents=True)
+        for i in range(number):
+            save_picture(work.folder / "images" / name / f"{i}.png", image)
+    for command, bars in (
+        ((*OF_FOLDER, "--images", "images"), ["reading images .*21/21"]),
+        ((*TRAIN, "--task", "faces:bald"), ["drawing .*40/40", "drawing others .*8/8"]),
+    ):
+        with Terminal(*command, cwd=work.folder) as terminal:
+            assert terminal.wait() == 0
+        for bar in bars:
+            assert re.search(bar, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.output))
 
 
 def test_centroids_are_fitted_and_reported(work):
