@@ -57,6 +57,8 @@ class ClassifierSettings(CheckedSettings):
     """Mirror images at random."""
     shift: int = Field(2, ge=0)
     """Move images at random by up to so many pixels."""
+    noise: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Add Gaussian noise of a standard deviation drawn from zero to this one for each image."""
     number: int = Field(5000, ge=8)
     """Pictures to draw, of a drawn task."""
     held_out_share: float = Field(0.2, gt=0, lt=1)

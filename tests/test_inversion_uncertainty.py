@@ -27,7 +27,7 @@ FAST = {"steps": 30, "fit_steps": 60, "width": 8, "learning_rate": 5e-3, "class_
 def found():
     scenes, images = queries()
     (made,) = counterfactual(small_classifier(), images[0], 1, method="lso-inr", **FAST)
-    may, _ = TASK.edit_regions(scenes[0], 1, valid=4)
+    may = TASK.true_counterfactuals(scenes[0], 1, draws=4).may
     return replace(made, region=may)
 
 

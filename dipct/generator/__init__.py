@@ -5,6 +5,7 @@ from dipct.generator.channel_dropout import channel_dropout as channel_dropout
 from dipct.generator.deep_decoder import DeepDecoder as DeepDecoder
 from dipct.generator.implicit import ImplicitNetwork as ImplicitNetwork
 from dipct.generator.implicit import fourier_features as fourier_features
+from dipct.generator.network import Batching as Batching
 from dipct.generator.network import Network as Network
 from dipct.generator.network import NetworkGenerator as NetworkGenerator
 from dipct.generator.network import Precision as Precision

@@ -22,7 +22,7 @@ from dipct.phantom.faces import ATTRIBUTES, FaceTask
 from dipct.phantom.lesions import SIGNS, LesionTask
 from dipct.phantom.noise_masks import noise_disc
 from dipct.phantom.rectangles import Rectangle, random_rectangles, rectangles
-from dipct.phantom.scenes import Scene, SceneTask, edit_region
+from dipct.phantom.scenes import Scene, SceneTask, TrueCounterfactuals, edit_region
 from dipct.phantom.shepp_logan import shepp_logan, shepp_logan_ellipsoids
 from dipct.phantom.tasks import describe_task, make_task, task_names
 from dipct.phantom.walnut import walnut
@@ -38,6 +38,7 @@ __all__ = [
     "Rectangle",
     "Scene",
     "SceneTask",
+    "TrueCounterfactuals",
     "WalnutTask",
     "default_peak",
     "describe_task",

@@ -50,16 +50,16 @@ class FaceTask(SceneTask):
         """See :meth:`SceneTask.draw_nuisances`."""
         tone = rng.uniform(0.35, 0.95)
         return {
-            "shift": rng.uniform(-0.12, 0.12, 2),
+            "shift": rng.uniform(-0.1, 0.1, 2),
             "turn": np.array(rng.uniform(-0.15, 0.15)),
-            "scale": np.array(rng.uniform(0.66, 0.8)),
+            "scale": np.array(rng.uniform(0.8, 0.95)),
             "skin": tone * np.array([1.0, 0.78, 0.64]) + rng.uniform(-0.04, 0.04, 3),
             "hair": rng.uniform(0.05, 0.5) * np.array([1.0, 0.75, 0.5]),
             "light": np.array([rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.25)]),
             "background": rng.uniform(0.1, 0.9, 3),
             "clutter": rng.uniform(size=(3, 7)),
             "eyes": rng.uniform([0.26, 0.07], [0.34, 0.11]),
-            "mouth": rng.uniform([0.26, 0.38], [0.36, 0.48]),
+            "mouth": rng.uniform([0.3, 0.42], [0.4, 0.5]),
             "noise": np.array(rng.integers(2**31)),
         }
 
@@ -98,17 +98,17 @@ class FaceTask(SceneTask):
             canvas.paint(np.full(3, 0.08), canvas.ellipse(gap * side, -0.1, 0.6 * size, 0.8 * size))
             canvas.paint(0.6 * hair, canvas.curve(gap * side, -0.28, 0.15, -0.05, 0.05))
             blush = np.array([0.85, 0.3, 0.3])
-            cheek = canvas.ellipse(0.42 * side, 0.22, 0.14, 0.1)
-            canvas.paint(blush, cheek, 0.5 * np.clip(causes["smile"], 0, 1))
+            cheek = canvas.ellipse(0.44 * side, 0.24, 0.17, 0.13)
+            canvas.paint(blush, cheek, 0.6 * np.clip(causes["smile"], 0, 1))
         frames = np.clip(0.5 + 1.2 * causes["glasses"], 0, 1)
         for side in (-1, 1):
             canvas.paint(np.full(3, 0.1), canvas.ring(gap * side, -0.1, 0.22, 0.17, 0.05), frames)
         canvas.paint(np.full(3, 0.1), canvas.curve(0, -0.1, gap - 0.22, -0.02, 0.05), frames)
         canvas.paint(shade, canvas.ellipse(0, 0.12, 0.07, 0.12))
         width, height = n["mouth"]
-        bend = 0.16 * causes["smile"]
+        bend = 0.2 * causes["smile"]
         lips = np.array([0.65, 0.2, 0.2])
-        canvas.paint(lips, canvas.curve(0, height, width, bend, 0.075))
+        canvas.paint(lips, canvas.curve(0, height, width, bend, 0.09))
         return canvas.finished()
 
 

@@ -29,6 +29,21 @@ class Scene:
     image: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class TrueCounterfactuals:
+    """Several right answers to a query.
+
+    Attributes:
+        images: each [C H W].
+        may: where any of them edits the query, bool [H W].
+        must: where all of them do, likewise.
+    """
+
+    images: tuple[np.ndarray, ...]
+    may: np.ndarray
+    must: np.ndarray
+
+
 class SceneTask(ABC):
     """A classification task on pictures that are drawn.
 
@@ -153,24 +168,22 @@ class SceneTask(ABC):
         nuisances = self.draw_nuisances(np.random.default_rng([seed, _SEEDS_APART]))
         return replace(scene, nuisances=nuisances, image=self.render(scene.causes, nuisances))
 
-    def edit_regions(
-        self, scene: Scene, target: int, *, valid: int = 16
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Where a counterfactual may and where it must differ.
+    def true_counterfactuals(
+        self, scene: Scene, target: int, *, draws: int = 16
+    ) -> TrueCounterfactuals:
+        """Draw several.
 
         Args:
             scene: the picture.
             target: wanted class.
-            valid: counterfactuals that are drawn of the class.
+            draws: how many.
 
-        Returns:
-            Pixels that any of them edits, and those that all do, bool [H W] each.
+        Raises:
+            ConfigurationError: no such class, or that of the picture.
         """
-        regions = [
-            edit_region(scene.image, self.counterfactual(scene, target, seed=k).image)
-            for k in range(valid)
-        ]
-        return np.any(regions, axis=0), np.all(regions, axis=0)
+        images = tuple(self.counterfactual(scene, target, seed=k).image for k in range(draws))
+        regions = [edit_region(scene.image, image) for image in images]
+        return TrueCounterfactuals(images, np.any(regions, axis=0), np.all(regions, axis=0))
 
 
 def edit_region(image: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from dipct.generator import Generator
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
 from dipct.operator import LOGITS
-from dipct.phantom import Scene, SceneTask
+from dipct.phantom import TrueCounterfactuals
 from dipct.pipeline.counterfactual_problem import CounterfactualProblem, OtherClassifier
 from dipct.pipeline.inversion import described, generator_parts, history_of
 from dipct.pretrain import TrainedClassifier
@@ -141,8 +141,8 @@ def edit_scores(query: np.ndarray, image: np.ndarray) -> dict[str, float]:
 
 
 def known_scores(
-    query: np.ndarray, image: np.ndarray, task: SceneTask, scene: Scene, target: int, *, draws: int
-) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    query: np.ndarray, image: np.ndarray, truth: TrueCounterfactuals
+) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a counterfactual whose true ones are known.
 
     Many images of the target class are right. Where edits belong is what any of several true
@@ -152,25 +152,19 @@ def known_scores(
     Args:
         query: the picture of the scene, or what a scanner made of it, [C H W].
         image: the counterfactual, likewise.
-        task: what the scene is of.
-        scene: the query's.
-        target: wanted class.
-        draws: how many true counterfactuals are drawn.
+        truth: right answers.
 
     Returns:
-        Scores by name, the nearest true counterfactual [C H W] and the region where edits belong,
-        bool [H W].
+        Scores by name, and the nearest true counterfactual [C H W].
 
     Raises:
-        ConfigurationError: a target that is the class of the scene, or does not exist.
-        ShapeError: images that are not of the scene's shape.
+        ShapeError: images that are not of the shape of the right ones.
     """
-    known = [task.counterfactual(scene, target, seed=k).image for k in range(draws)]
-    may, must = task.edit_regions(scene, target, valid=draws)
+    may = truth.may
     # Draws may have no pixel in common.
-    core = must if must.any() else may
+    core = truth.must if truth.must.any() else may
     mass, rank = localisation(query, image, may), localisation(query, image, core)
-    nearest = min(known, key=lambda each: float(np.sum((each - image) ** 2)))
+    nearest = min(truth.images, key=lambda each: float(np.sum((each - image) ** 2)))
     near = agreement(query, image, nearest, may)
     scores = {
         "mass_accuracy": mass.mass_accuracy,
@@ -185,7 +179,7 @@ def known_scores(
         "psnr_gain_db": near.psnr_gain_db,
         "background_rmse": near.background,
     }
-    return scores, nearest, may
+    return scores, nearest
 
 
 def _reason(

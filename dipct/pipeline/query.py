@@ -132,7 +132,6 @@ def explain_query(
     if query.task.label(query.scene.causes) != found.predicted:
         # Where the classifier is wrong, its mistake would be scored and not the explanation.
         return found
-    scores, truth, where = known_scores(
-        query.image, found.image, query.task, query.scene, found.target, draws=_DRAWS
-    )
-    return replace(found, scores={**found.scores, **scores}, truth=truth, region=where)
+    right = query.task.true_counterfactuals(query.scene, found.target, draws=_DRAWS)
+    scores, nearest = known_scores(query.image, found.image, right)
+    return replace(found, scores={**found.scores, **scores}, truth=nearest, region=right.may)

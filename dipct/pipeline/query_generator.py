@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dipct.generator import (
+    Batching,
     DeepDecoder,
     Generator,
     ImplicitNetwork,
@@ -47,6 +48,8 @@ def query_generator(
     random = torch.Generator().manual_seed(settings.seed)
     if settings.generator == "pixels":
         return PixelImage(image_shape, output=pixel_output)
+    # Networks this small keep a GPU waiting for calls.
+    batching: Batching = "vmap" if settings.device.startswith("cuda") else "loop"
     if settings.generator == "inr":
         features = fourier_features(
             plane,
@@ -55,13 +58,13 @@ def query_generator(
             seed=settings.seed,
         )
         implicit = ImplicitNetwork(len(features), settings.width, _LAYERS, out_channels=channels)
-        return NetworkGenerator(implicit, features, plane)
+        return NetworkGenerator(implicit, features, plane, batching=batching)
     if settings.generator == "deep-decoder":
         decoder = DeepDecoder(
             settings.width, _DECODER_LEVELS, out_channels=channels, image_shape=plane
         )
         z = torch.rand(decoder.input_shape(plane), generator=random)
-        return NetworkGenerator(decoder, z, plane)
+        return NetworkGenerator(decoder, z, plane, batching=batching)
     scales = len(_CHANNELS)
     while scales > 2 and min(plane) < _COARSEST * 2 ** (scales - 1):
         scales -= 1
@@ -74,7 +77,7 @@ def query_generator(
     )
     # Uniform in [-1, 1] (arXiv 2109.14274, section 4).
     z = 2 * torch.rand(unet.input_shape(plane), generator=random) - 1
-    return NetworkGenerator(unet, z, plane)
+    return NetworkGenerator(unet, z, plane, batching=batching)
 
 
 def fit_to_queries(

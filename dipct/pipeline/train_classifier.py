@@ -177,6 +177,7 @@ def _method(
             detach_after=settings.detach_after,
             flip=settings.flip,
             shift=settings.shift,
+            noise=settings.noise,
             seed=settings.seed,
         ),
         estimator=estimator,

@@ -1,5 +1,6 @@
 """Batches of labelled images, changed at random, as a function of the step."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ class LabelledTrainingSettings:
         weight_decay: of Adam.
         flip: mirror images at random from left to right.
         shift: move images at random by up to so many pixels.
+        noise: add Gaussian noise of a standard deviation drawn from zero to this one for each
+            image.
         seed: of batches and of what is random in them.
 
     Raises:
@@ -35,6 +38,7 @@ class LabelledTrainingSettings:
     weight_decay: float = 1e-4
     flip: bool = True
     shift: int = 2
+    noise: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,6 +47,8 @@ class LabelledTrainingSettings:
         check_whole(self.batch, "batch", least=2)
         check_whole(self.shift, "shift", least=0)
         check_whole(self.seed, "seed", least=0)
+        if not 0 <= self.noise < math.inf:
+            raise ConfigurationError(f"noise must be zero or more; got {self.noise}.")
 
 
 class LabelledBatches:
@@ -92,6 +98,9 @@ class LabelledBatches:
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         if settings.shift:
             images = _shifted(images, settings.shift, random)
+        if settings.noise:
+            stds = settings.noise * torch.rand(batch, 1, 1, 1, generator=random)
+            images = images + (stds * torch.randn(images.shape, generator=random)).to(images)
         return images, self.labels[chosen]
 
 
