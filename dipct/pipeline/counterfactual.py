@@ -18,6 +18,7 @@ from dipct.objective import DataTerm
 from dipct.operator import LOGITS
 from dipct.pipeline.counterfactual_problem import (
     OtherClassifier,
+    check_steps,
     counterfactual_fit,
     counterfactual_problem,
 )
@@ -105,6 +106,11 @@ def counterfactual(
     operator = feature_operator(classifier, layers, settings, device)
     with torch.no_grad():
         before = operator.split(operator(images))[LOGITS].softmax(-1)
+    if before.shape[-1] < 2:
+        raise ConfigurationError(
+            "The classifier has one logit z, and a counterfactual needs another class. Wrap it in "
+            "a module that gives the logits -z / 2 and z / 2."
+        )
     predicted = before.argmax(-1)
     wanted = _checked_targets(classifier, targets, before).to(device)
     _check_not_there(classifier, predicted, wanted)
@@ -132,6 +138,7 @@ def counterfactual(
         operator.domain_shape,
         pixel_output="identity" if settings.optimiser == "sign" else "sigmoid",
     ).to(device)
+    check_steps(generator, settings)
     if initial is not None:
         check_shape(
             initial,
