@@ -33,6 +33,7 @@ from dipct.pipeline.inversion_terms import (
 from dipct.pipeline.query_generator import fit_to_queries, query_generator
 from dipct.pipeline.stages import Stages
 from dipct.pretrain import TrainedClassifier
+from dipct.settings import refuse_both
 from dipct.shapes import check_shape
 
 
@@ -89,10 +90,7 @@ def counterfactual(
         Interrupted: stopped by the user; what is finished is kept.
     """
     began = time.perf_counter()
-    if settings is not None and values:
-        raise ConfigurationError(
-            f"Give settings or their values by name, not both; got {', '.join(values)} too."
-        )
+    refuse_both(settings, values)
     if settings is None:
         settings = CounterfactualSettings.of_method(values.pop("method", "disc"), values)
     weight = type(settings).model_fields["measurement_weight"].default

@@ -41,6 +41,7 @@ from dipct.pretrain.snapshots import SnapshotKeeper, Snapshots, snapshot_steps
 from dipct.pretrain.training import SupervisedTraining, TrainingSettings
 from dipct.progress import ProgressDisplay
 from dipct.run import installed_versions
+from dipct.settings import refuse_both
 from dipct.solver import Callback, Solution, Status, iterate
 
 _LOG = logging.getLogger(__name__)
@@ -89,12 +90,9 @@ def pretrain(
             training goes on.
         Interrupted: stopped by the user; the checkpoint is kept.
     """
+    refuse_both(configuration, settings)
     if configuration is None:
         configuration = PretrainingConfiguration.from_values(settings)
-    elif settings:
-        raise ConfigurationError(
-            f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
-        )
     kept_in = TrainingCheckpoint(None if checkpoint is None else Path(checkpoint), resume)
     elapsed = kept_in.elapsed
     started = time.perf_counter() - elapsed

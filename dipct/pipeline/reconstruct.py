@@ -33,6 +33,7 @@ from dipct.pipeline.prepare import prepare, with_noise, with_truth
 from dipct.pipeline.total_variation import tv_problem
 from dipct.progress import ProgressDisplay
 from dipct.run import Run
+from dipct.settings import refuse_both
 from dipct.solver import (
     CGLS,
     SIRT,
@@ -87,12 +88,9 @@ def reconstruct(
         DeviceUnavailableError: the device is not there.
         Interrupted: stopped by the user; the checkpoint is kept.
     """
+    refuse_both(configuration, settings)
     if configuration is None:
         configuration = ReconstructionConfiguration.from_values(settings)
-    elif settings:
-        raise ConfigurationError(
-            f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
-        )
     elapsed = elapsed_of(Path(checkpoint)) if resume and checkpoint is not None else 0.0
     started = time.perf_counter() - elapsed
     digest = scan_digest(scan)

@@ -31,6 +31,7 @@ from dipct.pretrain import (
     scene_gate,
 )
 from dipct.run import installed_versions
+from dipct.settings import refuse_both
 from dipct.solver import Solution
 
 _AT_ONCE = 256
@@ -67,10 +68,7 @@ def train_classifier(
         ConvergenceError: the training diverged.
         Interrupted: stopped by the user; the checkpoint is kept.
     """
-    if settings is not None and values:
-        raise ConfigurationError(
-            f"Give settings or their values by name, not both; got {', '.join(values)} too."
-        )
+    refuse_both(settings, values)
     settings = settings or ClassifierSettings.from_values(values)
     if training.classes != held_out.classes or training.image_shape != held_out.image_shape:
         raise ConfigurationError(
