@@ -1,32 +1,38 @@
 """Tasks, classifiers, queries, arms and scores of the benchmark of counterfactuals."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import RESULTS
 
 from dipct.classifier_settings import ClassifierSettings
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
 from dipct.operator import LOGITS
-from dipct.phantom import Scene, SceneTask
+from dipct.phantom import Scene, SceneTask, TrueCounterfactuals
 from dipct.pipeline import counterfactual, open_labelled, task_of, train_classifier
 from dipct.pipeline.counterfactual_result import edit_scores, known_scores
 from dipct.pipeline.labelled import QUERY
+from dipct.pipeline.query_generator import fit_to_queries, query_generator
 from dipct.pretrain import (
     TrainedClassifier,
     read_trained_classifier,
     write_trained_classifier,
 )
+from dipct.solver import iterate
 
-FOLDER = Path(__file__).parent / "results" / "counterfactuals"
-RUNS = FOLDER / "runs"
-SEEDS, STEPS, FIT_STEPS, BATCH, TRUE_ONES = (0, 1, 2), 300, 500, 17, 16
+FOLDER = RESULTS / "counterfactuals"
+STEPS, FIT_STEPS, TRUE_ONES, ORACLE = 300, 250, 16, 100
 TUNING_QUERIES, FIRST_TUNING = 8, 5000
+# Of the standard deviation of the noise in training [grey values]: the gradient of a classifier
+# trained without it points to edits that nobody sees.
+NOISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -37,21 +43,15 @@ class Case:
         task: its name.
         side: pixels.
         queries: per seed of the classifier.
+        source: class that all queries are of.
         training: settings of the classifier.
-        source: class that all queries are of; None for any.
     """
 
     task: str
     side: int
     queries: int
-    training: dict[str, Any]
-    source: int | None = None
-
-
-CASES = {
-    "faces": Case("faces", 32, 100, {"number": 4000, "steps": 800}, source=0),
-    "lesions": Case("lesions", 64, 34, {"number": 4000, "steps": 600}),
-}
+    source: int
+    training: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,54 +68,124 @@ class Arm:
     grid: tuple[dict[str, float], ...]
     fixed: dict[str, Any]
 
+    @property
+    def generator(self) -> str:
+        """What makes its images."""
+        return settings_of(self, self.grid[0]).generator
+
 
 def _grid(one: str, ones: tuple[float, ...], two: str, twos: tuple[float, ...]) -> tuple:
     return tuple({one: a, two: b} for a in ones for b in twos)
 
 
-_CLASS = ("class_weight", (0.03, 0.1, 0.3))
-_NETWORK = _grid(*_CLASS, "learning_rate", (1e-4, 3e-4))
+_CLASS = ("class_weight", (0.1, 0.3, 1.0))
+_NETWORK = _grid(*_CLASS, "learning_rate", (3e-4, 1e-3))
 _MANIFOLD = _grid(*_CLASS, "manifold_weight", (0.02, 0.1))
 _VARIATION = _grid(*_CLASS, "tv_weight", (1e-2, 1e-1))
-_SAME = {"steps": STEPS, "fit_steps": FIT_STEPS}
+_STEPS = {"steps": STEPS}
+_WACHTER = _grid("class_weight", (0.3, 1.0, 3.0), "learning_rate", (0.02, 0.05))
+_BALLS = _grid("radius", (4 / 255, 8 / 255, 16 / 255), "steps", (20, 40))
 
 ARMS = {
-    "LSO + TV + l2": Arm("lso-tv", _VARIATION, {"steps": STEPS}),
-    "LSO + DIP": Arm("lso-dip", _NETWORK, _SAME),
-    "LSO + INR": Arm("lso-inr", _NETWORK, _SAME),
-    "LSO + DIP + DEP": Arm("lso-dip-dep", _MANIFOLD, _SAME),
-    "LSO + INR + DEP": Arm("lso-inr-dep", _MANIFOLD, _SAME | {"progressive": True}),
-    "LSO + INR + DEP, all at once": Arm("lso-inr-dep", _MANIFOLD, _SAME),
-    "LSO + INR + DUQ": Arm("lso-inr-duq", _MANIFOLD, _SAME),
-    "ISO + TV + l2": Arm("iso-tv", _VARIATION, {"steps": STEPS}),
-    "ISO + DIP": Arm("iso-dip", _NETWORK, _SAME),
-    "ISO + INR": Arm("iso-inr", _NETWORK, _SAME),
-    "Wachter": Arm("wachter", _grid("class_weight", (0.1, 0.3, 1.0), "learning_rate", (0.02, 0.1)),
-                   {"steps": STEPS}),
-    "PGD": Arm(
-        "pgd", _grid("radius", (4 / 255, 8 / 255, 16 / 255), "steps", (20, 40)), {}
-    ),
-}  # fmt: skip
+    "LSO + TV + l2": Arm("lso-tv", _VARIATION, _STEPS),
+    "LSO + DIP": Arm("lso-dip", _NETWORK, _STEPS),
+    "LSO + INR": Arm("lso-inr", _NETWORK, _STEPS),
+    "LSO + DIP + DEP": Arm("lso-dip-dep", _MANIFOLD, _STEPS),
+    "LSO + INR + DEP": Arm("lso-inr-dep", _MANIFOLD, _STEPS | {"progressive": True}),
+    "LSO + INR + DEP, all at once": Arm("lso-inr-dep", _MANIFOLD, _STEPS),
+    "LSO + INR + DUQ": Arm("lso-inr-duq", _MANIFOLD, _STEPS),
+    "ISO + TV + l2": Arm("iso-tv", _VARIATION, _STEPS),
+    "ISO + DIP": Arm("iso-dip", _NETWORK, _STEPS),
+    "Wachter": Arm("wachter", _WACHTER, _STEPS),
+    "PGD": Arm("pgd", _BALLS, {}),
+}
 
 
-@cache
-def classifier(case: str, seed: int, *, oracle: bool = False) -> TrainedClassifier:
-    """The classifier of a seed; the oracle is another network trained on other pictures."""
-    name = f"{case}-oracle" if oracle else f"{case}-{seed}"
-    path = RUNS / f"{name}.h5"
+@dataclass(frozen=True)
+class Plan:
+    """What a call of the benchmark computes, and where.
+
+    Attributes:
+        folder: of its results.
+        cases: by name.
+        arms: by name.
+        seeds: of the classifiers.
+        batch: queries at a time.
+        device: where to compute.
+        oracle: architecture of the classifier that judges.
+    """
+
+    folder: Path
+    cases: Mapping[str, Case]
+    arms: Mapping[str, Arm]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch: int = 17
+    device: str = "cpu"
+    oracle: str = "resnet18"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of classifiers and images, which are not kept with the results."""
+        return self.folder / "runs"
+
+
+_FACES = {"number": 4000, "steps": 800, "noise": NOISE}
+_LESIONS = {"number": 4000, "steps": 600, "noise": NOISE}
+
+DEFAULT = Plan(
+    FOLDER,
+    {
+        "faces": Case("faces", 32, 100, 0, _FACES),
+        "lesions": Case("lesions", 64, 34, 1, _LESIONS),
+    },
+    ARMS,
+)
+FULL = Plan(
+    RESULTS / "counterfactuals_full",
+    {
+        "faces": Case("faces", 64, 200, 0, _FACES | {"steps": 1200}),
+        "lesions": Case("lesions", 96, 200, 1, _LESIONS | {"steps": 1200}),
+    },
+    ARMS,
+    batch=50,
+    device="cuda",
+)
+QUICK = Plan(
+    FOLDER / "runs" / "quick",
+    {"faces": Case("faces", 32, 4, 0, _FACES | {"number": 3000, "steps": 250})},
+    {
+        name: replace(arm, grid=arm.grid[2:4], fixed=arm.fixed | {"steps": 40})
+        for name, arm in ARMS.items()
+        if name != "PGD"
+    },
+    seeds=(0,),
+    oracle="small",
+)
+"""For a look at how it all works; its numbers say nothing."""
+
+
+_read_classifier = cache(read_trained_classifier)
+
+
+def classifier(case: str, seed: int, *, plan: Plan = DEFAULT) -> TrainedClassifier:
+    """The classifier of a seed, trained if it is not there."""
+    is_oracle, found = seed == ORACLE, plan.cases[case]
+    path = plan.runs / f"{case}-{'oracle' if is_oracle else seed}.h5"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = CASES[case]
-        extra = {"architecture": "resnet18"} if oracle else {"centroids": True}
-        settings = ClassifierSettings(side=found.side, seed=seed, **found.training, **extra)
+        # The oracle is another network, trained on other pictures.
+        extra = {"architecture": plan.oracle} if is_oracle else {"centroids": True}
+        settings = ClassifierSettings(
+            side=found.side, seed=seed, device=plan.device, **found.training, **extra
+        )
         training, held_out = open_labelled(settings, task=found.task)
         write_trained_classifier(train_classifier(training, held_out, settings), path)
-    return read_trained_classifier(path)
+    return _read_classifier(path)
 
 
-def oracle(case: str) -> TrainedClassifier:
+def oracle(case: str, *, plan: Plan = DEFAULT) -> TrainedClassifier:
     """What decides whether a counterfactual is of its class, beside the classifier."""
-    return classifier(case, 100, oracle=True)
+    return classifier(case, ORACLE, plan=plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +208,9 @@ class Queries:
         return np.stack([scene.image for scene in self.scenes])
 
 
-def queries(case: str, seed: int, number: int, *, first: int = 0) -> Queries:
+def queries(case: str, seed: int, number: int, *, first: int = 0, plan: Plan = DEFAULT) -> Queries:
     """Those that the classifier sees right, and whose true counterfactuals flip it."""
-    trained = classifier(case, seed)
+    trained = classifier(case, seed, plan=plan)
     task = task_of(trained)
     logits = trained.features([LOGITS])
     rng = np.random.default_rng([seed, first, 17])
@@ -149,7 +219,7 @@ def queries(case: str, seed: int, number: int, *, first: int = 0) -> Queries:
         scene = task.sample_one(index, seed=QUERY + seed)
         index += 1
         own = task.label(scene.causes)
-        if CASES[case].source not in (None, own):
+        if own != plan.cases[case].source:
             continue
         target = int((own + rng.integers(1, len(task.classes))) % len(task.classes))
         pair = np.stack([scene.image, task.counterfactual(scene, target).image])
@@ -161,39 +231,84 @@ def queries(case: str, seed: int, number: int, *, first: int = 0) -> Queries:
     return Queries(task, scenes, targets)
 
 
-def settings_of(arm: Arm, chosen: dict[str, float]) -> CounterfactualSettings:
+def settings_of(
+    arm: Arm, chosen: Mapping[str, float], *, plan: Plan = DEFAULT
+) -> CounterfactualSettings:
     """Settings of an arm with what was chosen for it."""
-    return CounterfactualSettings.of_method(arm.method, arm.fixed | chosen)
+    return CounterfactualSettings.of_method(
+        arm.method, arm.fixed | dict(chosen) | {"device": plan.device}
+    )
+
+
+def start_of(
+    asked: Queries, generator: str, *, plan: Plan = DEFAULT
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Parameters of a generator that shows the queries, [N P], and what it shows, [N C H W]."""
+    settings = CounterfactualSettings(method="lso-inr", generator=generator, device=plan.device)
+    made = query_generator(settings, asked.images.shape[1:]).to(plan.device)
+    parts, images = [], []
+    for part in torch.from_numpy(asked.images).split(plan.batch):
+        first = made.initial(0).to(plan.device).expand(len(part), -1).contiguous()
+        rate = settings.fit_learning_rate
+        fit = fit_to_queries(made, part.to(plan.device), first, learning_rate=rate)
+        solution = iterate(fit, max_iterations=FIT_STEPS, every=50)
+        parts.append(solution.state.tensors["chosen"].cpu())
+        images.append(solution.value.cpu().numpy())
+    return torch.cat(parts), np.concatenate(images)
 
 
 def explain(
-    trained: TrainedClassifier, asked: Queries, settings: CounterfactualSettings
+    trained: TrainedClassifier,
+    asked: Queries,
+    settings: CounterfactualSettings,
+    *,
+    start: torch.Tensor | None = None,
+    plan: Plan = DEFAULT,
 ) -> list[Counterfactual]:
     """Counterfactuals of all queries, some at a time."""
     found: list[Counterfactual] = []
-    for start in range(0, len(asked.scenes), BATCH):
-        part = slice(start, start + BATCH)
-        found += counterfactual(trained, asked.images[part], asked.targets[part], settings)
+    for first in range(0, len(asked.scenes), plan.batch):
+        part = slice(first, first + plan.batch)
+        found += counterfactual(
+            trained,
+            asked.images[part],
+            asked.targets[part],
+            settings,
+            initial=None if start is None else start[part],
+        )
     return found
 
 
+def truths_of(asked: Queries) -> list[TrueCounterfactuals]:
+    """Right answers to each query."""
+    return [
+        asked.task.true_counterfactuals(scene, target, draws=TRUE_ONES)
+        for scene, target in zip(asked.scenes, asked.targets, strict=True)
+    ]
+
+
 def scores_of(
-    case: str, asked: Queries, images: np.ndarray, seen: list[dict[str, float]]
+    case: str,
+    asked: Queries,
+    truths: list[TrueCounterfactuals],
+    images: np.ndarray,
+    seen: list[dict[str, float]],
+    *,
+    plan: Plan = DEFAULT,
 ) -> list[dict[str, float]]:
     """Scores of images against what is known, for each query."""
-    judge = oracle(case).features([LOGITS])
-    with torch.no_grad():
-        judged = judge(torch.from_numpy(images)).argmax(-1).tolist()
+    judge = oracle(case, plan=plan).features([LOGITS])
     found = []
-    for i, (scene, target, image) in enumerate(
-        zip(asked.scenes, asked.targets, images, strict=True)
+    for scene, target, truth, image, standing in zip(
+        asked.scenes, asked.targets, truths, images, seen, strict=True
     ):
-        known, _, _ = known_scores(scene.image, image, asked.task, scene, target, draws=TRUE_ONES)
+        with torch.no_grad():
+            judged = int(judge(torch.from_numpy(image)).argmax())
         values = {
-            **seen[i],
-            "oracle_valid": float(judged[i] == target),
+            **standing,
+            "oracle_valid": float(judged == target),
             **edit_scores(scene.image, image),
-            **known,
+            **known_scores(scene.image, image, truth)[0],
         }
         # JSON has neither NaN nor infinity: what does not exist is left out.
         found.append({name: value for name, value in values.items() if np.isfinite(value)})
@@ -220,8 +335,14 @@ def standings(
 
 
 def merit(scores: list[dict[str, float]]) -> float:
-    """Mean normalised mass accuracy, where one that is not valid or changes nothing counts zero."""
-    values = [each.get("normalised_mass_accuracy", 0.0) * each["valid"] for each in scores]
+    """Mean normalised mass accuracy, where what either classifier is not convinced by counts zero.
+
+    One that changes nothing counts zero too.
+    """
+    values = [
+        each.get("normalised_mass_accuracy", 0.0) * each["valid"] * each["oracle_valid"]
+        for each in scores
+    ]
     return float(np.mean(values))
 
 
@@ -235,16 +356,13 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def write_images(name: str, images: np.ndarray) -> None:
+def write_images(name: str, images: np.ndarray, *, plan: Plan = DEFAULT) -> None:
     """Keep images, as bytes, for pictures and for the discrepancy of classifiers."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(RUNS / f"{name}.npz", images=np.round(255 * images).astype(np.uint8))
+    plan.runs.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(plan.runs / f"{name}.npz", images=np.round(255 * images).astype(np.uint8))
 
 
-def read_images(name: str) -> np.ndarray | None:
-    """What :func:`write_images` kept, [N C H W] from zero to one; None if it is not there."""
-    path = RUNS / f"{name}.npz"
-    if not path.exists():
-        return None
-    with np.load(path) as file:
+def read_images(name: str, *, plan: Plan = DEFAULT) -> np.ndarray:
+    """What :func:`write_images` kept, [N C H W] from zero to one."""
+    with np.load(plan.runs / f"{name}.npz") as file:
         return file["images"].astype(np.float32) / 255

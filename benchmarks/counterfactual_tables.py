@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from counterfactual_cases import ARMS, CASES, read, slug
+from counterfactual_cases import ARMS, FULL, Plan, read, slug
+from counterfactual_jobs import DISCREPANCY_ARMS
 from measuring import replace_section
 
 from dipct.evaluation import bootstrap_interval
@@ -20,6 +21,8 @@ COLUMNS = {
 }
 TV, DISC, DUQ = "LSO + TV + l2", "LSO + INR + DEP", "LSO + INR + DUQ"
 MASS = "normalised_mass_accuracy"
+# Differences of fewer queries decide nothing.
+LEAST = 20
 CONTROLS = ("true counterfactual", "identity", "random edit of the same size")
 
 
@@ -117,7 +120,9 @@ def claims(folder: Path, case: str) -> str:
         if found is None:
             continue
         mean, low, high, number = found
-        if sign == 0:
+        if number < LEAST:
+            verdict = "not decided"
+        elif sign == 0:
             verdict = "confirmed" if low <= 0 <= high else "refuted"
         elif low <= 0 <= high:
             verdict = "not decided"
@@ -129,10 +134,57 @@ def claims(folder: Path, case: str) -> str:
     return "\n".join(lines)
 
 
-def write_page(folder: Path, *, quick: bool) -> None:
-    """Print the tables and, but for quick runs, put them into the page."""
-    for case in CASES:
-        text = f"{table(folder, case)}\n\n{claims(folder, case)}"
+DISCREPANCY_CLAIMS = (("LSO + DIP", "LSO + DIP + DEP"), ("LSO + INR", DISC))
+
+
+def discrepancies(folder: Path, case: str) -> str:
+    """How far counterfactuals can replace pictures, and claim A2."""
+    found = {}
+    for name in (*DISCREPANCY_ARMS, CONTROLS[0]):
+        path = folder / f"discrepancy-{case}-{slug(name)}.json"
+        if path.exists():
+            found[name] = read(path)
+    if not found:
+        return "The classifier discrepancy was not computed: it needs 300 counterfactuals per arm."
+    lines = ["| | n | CD | CD, matched | matched, reconstructed |", "|---|---|---|---|---|"]
+    for name, result in found.items():
+        cells = [
+            "-" if value is None else f"{value['mean']:.3f} ± {value['std']:.3f}"
+            for value in (result["full"], result["matched"], result["matched_reconstructed"])
+        ]
+        lines.append(f"| {name} | {result['counterfactuals']} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for without, having in DISCREPANCY_CLAIMS:
+        if without in found and having in found:
+            one, other = (np.array(found[name]["full"]["values"]) for name in (without, having))
+            fall = one - other
+            spread = fall.std(ddof=1) / np.sqrt(len(fall))
+            if abs(fall.mean()) <= 2 * spread:
+                verdict = "not decided"
+            else:
+                verdict = "confirmed" if fall.mean() > 0 else "refuted"
+            lines.append(
+                f"A2, a loss estimator lowers the discrepancy of {without}: by {fall.mean():.3f} ± "
+                f"{spread:.3f} from {one.mean():.3f}; {verdict}.\n"
+            )
+    return "\n".join(lines)
+
+
+def minutes(folder: Path, case: str) -> str:
+    """What it took."""
+    seconds = [read(path)["seconds"] for path in folder.glob(f"*-{case}*.json") if "-" in path.stem]
+    return f"{sum(seconds) / 60:.0f} minutes of processes for {len(seconds)} results."
+
+
+def write_page(plan: Plan, *, is_published: bool) -> None:
+    """Print the tables and, where asked for, put them into the page."""
+    folder = plan.folder
+    ending = " full" if folder == FULL.folder else ""
+    for case in plan.cases:
+        parts = [table(folder, case)]
+        if rows_of(folder, case):
+            parts += [claims(folder, case), discrepancies(folder, case), minutes(folder, case)]
+        text = "\n\n".join(parts)
         print(f"\n{case}\n{text}")
-        if not quick:
-            replace_section(PAGE, f"counterfactuals {case}", text)
+        if is_published:
+            replace_section(PAGE, f"counterfactuals {case}{ending}", text)
