@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import torch
 
-from dipct.errors import ConfigurationError, FileFormatError
+from dipct.errors import ConfigurationError, FileFormatError, Interrupted
 from dipct.measurement.hdf5 import (
     get_attribute,
     get_dataset,
@@ -53,8 +53,11 @@ class CheckpointWriter:
 
     def __call__(self, state: IterationState) -> None:
         """Write if the last one is long enough ago; a failure is logged and stops nothing."""
-        if time.monotonic() - self._last < self.seconds:
-            return
+        if time.monotonic() - self._last >= self.seconds:
+            self.keep(state)
+
+    def keep(self, state: IterationState) -> None:
+        """Write now; a failure is logged and stops nothing."""
         try:
             self.write(state)
         except OSError as error:
@@ -78,6 +81,23 @@ class CheckpointWriter:
 
         write_whole(self.path, fill)
         self._last = time.monotonic()
+
+
+def stopped(done: str, state: IterationState, writer: CheckpointWriter | None) -> Interrupted:
+    """Keep the state of work that the user stopped.
+
+    Args:
+        done: how far it came, as a sentence without its end.
+        state: to keep.
+        writer: keeps it, if there is one.
+
+    Returns:
+        The error to raise, which says how to go on.
+    """
+    if writer is None:
+        return Interrupted(f"{done}; no checkpoint was asked for.")
+    writer.write(state)
+    return Interrupted(f"{done}; the state is kept in {writer.path}. Go on with --resume.")
 
 
 def elapsed_of(path: Path) -> float:

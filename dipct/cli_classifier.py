@@ -60,7 +60,7 @@ def train(
     """Train a classifier and its loss estimator; reports what both are worth."""
     from dipct.classifier_settings import ClassifierSettings
     from dipct.figures import classifier_figure, save_figure
-    from dipct.pipeline import open_labelled, train_classifier
+    from dipct.pipeline import open_labelled, remove_checkpoint, train_classifier
     from dipct.pretrain import write_trained_classifier
 
     if (task is None) == (images is None):
@@ -91,13 +91,19 @@ def train(
         preset, {name: value for name, value in given.items() if value is not None}
     )
     training, held_out = open_labelled(
-        settings, task=task, folder=images, layout=layout, attribute=attribute, most=most
+        settings,
+        task=task,
+        folder=images,
+        layout=layout,
+        attribute=attribute,
+        most=most,
+        progress=True,
     )
     trained = train_classifier(
         training, held_out, settings, checkpoint=checkpoint, resume=resume, progress=True
     )
     write_trained_classifier(trained, out)
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
     save_figure(classifier_figure(trained), figure)
     _print(trained)
     say(f"Wrote {out} and {figure}.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dipct.cli_inversion import InversionFiles
 from dipct.cli_options import (
     ClassNames,
     ImageShape,
@@ -13,7 +14,6 @@ from dipct.cli_options import (
     Resume,
     Weights,
 )
-from dipct.terminal import check_output, print_rows, say
 
 _METHODS = "s1, disc, lso-tv, lso-dip, lso-inr, lso-inr-dep, iso-dip, wachter, pgd ..."
 
@@ -92,15 +92,12 @@ def counterfactual(
 ) -> None:
     """Find an image like a given one that a classifier sees in another class."""
     from dipct.figures import counterfactual_figure, save_figure
-    from dipct.inversion import write_inversion
     from dipct.inversion_settings import CounterfactualSettings
     from dipct.pipeline import OtherClassifier, explain_query, open_classifier, open_query
-    from dipct.pipeline.stages import remove_stages
     from dipct.pretrain import read_trained_classifier
 
-    figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
-    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, classifier, image, region, weights, *(keep or []))
+    files = InversionFiles(out)
+    files.check(classifier, image, region, weights, *(keep or []))
     given = {
         "steps": steps,
         "layers": tuple(layer) if layer else None,
@@ -144,21 +141,18 @@ def counterfactual(
         settings,
         region=region,
         others=[OtherClassifier(read_trained_classifier(path)) for path in keep or []],
-        checkpoint=stages,
+        checkpoint=files.stages,
         resume=resume,
         progress=True,
     )
-    write_inversion(found, out)
-    remove_stages(stages)
-    save_figure(counterfactual_figure(found), figure)
-    rows = {
-        "query": f"seen as {found.class_name(found.predicted)}",
-        "target": f"{found.class_name(found.target)}, probability "
-        f"{found.p_target_query:.3f} in the query",
-        "outcome": found.reason,
-        "step": f"{found.chosen_step} of {found.steps}",
-        **{name.replace("_", " "): f"{value:.4g}" for name, value in found.scores.items()},
-        "time": f"{found.duration_s:.1f} s",
-    }
-    print_rows(rows)
-    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
+    files.write(found)
+    save_figure(counterfactual_figure(found), files.figure)
+    files.report(
+        found,
+        {
+            "query": f"seen as {found.class_name(found.predicted)}",
+            "target": f"{found.class_name(found.target)}, probability "
+            f"{found.p_target_query:.3f} in the query",
+            "outcome": found.reason,
+        },
+    )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dipct.cli_inversion import InversionFiles
 from dipct.cli_options import (
     ClassNames,
     ImageShape,
@@ -13,7 +14,6 @@ from dipct.cli_options import (
     Resume,
     Weights,
 )
-from dipct.terminal import check_output, print_rows, say
 
 
 def invert(
@@ -53,14 +53,11 @@ def invert(
 ) -> None:
     """Recover an image from its hidden features: what a layer of a classifier knows of it."""
     from dipct.figures import pre_image_figure, save_figure
-    from dipct.inversion import write_inversion
     from dipct.inversion_settings import PreImageSettings
     from dipct.pipeline import open_classifier, open_query, pre_image
-    from dipct.pipeline.stages import remove_stages
 
-    figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
-    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, classifier, image, weights)
+    files = InversionFiles(out)
+    files.check(classifier, image, weights)
     given = {
         "layers": tuple(layer) if layer else None,
         "maximise": maximise,
@@ -89,17 +86,10 @@ def invert(
         open_query(trained, image).image,
         settings,
         source=image,
-        checkpoint=stages,
+        checkpoint=files.stages,
         resume=resume,
         progress=True,
     )
-    write_inversion(found, out)
-    remove_stages(stages)
-    save_figure(pre_image_figure(found), figure)
-    rows = {
-        "step": f"{found.chosen_step} of {found.steps}",
-        **{name.replace("_", " "): f"{value:.4g}" for name, value in found.scores.items()},
-        "time": f"{found.duration_s:.1f} s",
-    }
-    print_rows(rows)
-    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
+    files.write(found)
+    save_figure(pre_image_figure(found), files.figure)
+    files.report(found, {})

@@ -78,9 +78,8 @@ def pretrain(
     """Pretrain a network for a scan on synthetic images; writes it and its training curves."""
     from dipct.configuration import PretrainingConfiguration
     from dipct.figures import save_figure, training_figure
-    from dipct.pipeline import open_scan
+    from dipct.pipeline import open_scan, remove_checkpoint
     from dipct.pipeline import pretrain as pretrain_network
-    from dipct.pipeline.pretrain import remove_checkpoint
     from dipct.pretrain.pretrained_network import write_pretrained_network
     from dipct.pretrain.processes import joined_processes, place
 

@@ -53,6 +53,19 @@ class CheckedSettings(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
+def refuse_both(given: CheckedSettings | None, values: Mapping[str, Any]) -> None:
+    """Raise a :class:`ConfigurationError` if settings are given whole and by name.
+
+    Args:
+        given: whole, or None.
+        values: by name.
+    """
+    if given is not None and values:
+        raise ConfigurationError(
+            f"Give settings whole or by name, not both; got {', '.join(values)} too."
+        )
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """What to say about a name that does not exist.
 

@@ -1,17 +1,20 @@
 """The commands of the counterfactual half: classifier, invert, counterfactual."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from small_classifier import TASK, queries, small_classifier
+from terminals import Terminal
 from test_cli import PNG, names
 
 from dipct.inversion import read_counterfactual, read_pre_image
 from dipct.pipeline import open_query
-from dipct.pretrain import read_trained_classifier, write_trained_classifier
+from dipct.pretrain import make_classifier, read_trained_classifier, write_trained_classifier
 
 TRAIN = (
     *("classifier", "train", "--side", 16, "--steps", 6, "--batch", 8, "--number", 40),
@@ -82,6 +85,22 @@ def test_a_classifier_of_a_folder(work):
     assert found.gate is None
     result = work("classifier", "info", "clf.h5")
     assert "rank correlation" not in result.out
+
+
+def test_a_bar_while_images_are_read_or_drawn(work):
+    image = queries()[1][0]
+    for name, number in (("dark", 10), ("light", 11)):
+        (work.folder / "images" / name).mkdir(parents=True)
+        for i in range(number):
+            save_picture(work.folder / "images" / name / f"{i}.png", image)
+    for command, bars in (
+        ((*OF_FOLDER, "--images", "images"), ["reading images .*21/21"]),
+        ((*TRAIN, "--task", "faces:bald"), ["drawing .*40/40", "drawing others .*8/8"]),
+    ):
+        with Terminal(*command, cwd=work.folder) as terminal:
+            assert terminal.wait() == 0
+        for bar in bars:
+            assert re.search(bar, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.output))
 
 
 def test_centroids_are_fitted_and_reported(work):
@@ -204,6 +223,72 @@ def test_wrong_input_is_refused_with_a_message(work, arguments, message):
     words = [word for pair in given.items() for word in pair]
     result = work("counterfactual", *words, *rest, code=1)
     assert message in " ".join(result.err.split())
+    assert "cf.h5" not in names(work.folder)
+
+
+def test_a_wrong_layer_to_invert_is_refused(work):
+    common = ("invert", "--classifier", "faces.h5", "--image", "faces:bald:0", "--out", "pre.h5")
+    for wrong in (("--layer", "layer9"), ("--maximise", "layer9:3")):
+        assert "Near names: layer" in work(*common, *wrong, code=1).err
+    assert "from 0 to 1 for layer logits" in work(*common, "--maximise", "logits:7", code=1).err
+    assert "pre.h5" not in names(work.folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "image_shape", "message"),
+    [
+        (
+            "counterfactual",
+            "[:, :, None]",
+            (3, 16, 16),
+            "for two images it gave (2, 2, 1)",
+        ),
+        ("invert", "[:, :, None]", (3, 16, 16), "for two images it gave (2, 2, 1)"),
+        ("counterfactual", "[:, :1]", (3, 16, 16), "has one logit"),
+        ("counterfactual", "", (1, 16, 16), "does not take images"),
+        ("invert", "", (1, 16, 16), "does not take images"),
+    ],
+)
+def test_a_model_of_ones_own_that_does_not_fit_is_refused(
+    work, monkeypatch, command, change, image_shape, message
+):
+    save_picture("query.png", queries()[1][0])
+    module = work.folder.name
+    (work.folder / f"{module}.py").write_text(
+        "from torch import nn\n\nfrom dipct.classifier import small_resnet\n\n\n"
+        "class Model(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.inner = small_resnet(2)\n\n"
+        f"    def forward(self, x):\n        return self.inner(x){change}\n"
+    )
+    monkeypatch.syspath_prepend(str(work.folder))
+    method = "lso-tv" if command == "counterfactual" else "pixel-tv"
+    result = work(
+        *(command, "--classifier", f"{module}:Model", "--image-shape", *image_shape),
+        *("--method", method),
+        *("--image", "query.png", "--layer", "inner.layer1", "--out", "found.h5"),
+        code=1,
+    )
+    assert message in " ".join(result.err.split())
+    assert "found.h5" not in names(work.folder)
+
+
+def test_another_classifier_of_other_images_is_refused(work):
+    model = make_classifier("small", classes=2, in_channels=1).eval()
+    grey = replace(
+        small_classifier(),
+        model=model,
+        architecture={"name": "small", "classes": 2, "in_channels": 1},
+        image_shape=(1, 16, 16),
+        estimator=None,
+        report=None,
+    )
+    write_trained_classifier(grey, "grey.h5")
+    result = work(
+        *("counterfactual", "--classifier", "faces.h5", "--image", f"faces:bald:{not_bald()}"),
+        *("--target", "bald", "--keep", "grey.h5", "--out", "cf.h5", *FAST, "--method", "lso-tv"),
+        code=1,
+    )
+    assert "takes images (1, 16, 16)" in " ".join(result.err.split())
     assert "cf.h5" not in names(work.folder)
 
 

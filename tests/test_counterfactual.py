@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from small_classifier import TASK, queries, small_classifier
+from torch import nn
 
+from dipct.classifier import CentroidHead
 from dipct.errors import ConfigurationError, DataError, FileFormatError, Interrupted, ShapeError
 from dipct.inversion import (
     Counterfactual,
@@ -18,23 +20,38 @@ from dipct.inversion import (
     read_pre_image,
     write_inversion,
 )
-from dipct.inversion_settings import COUNTERFACTUAL_METHODS
+from dipct.inversion_settings import COUNTERFACTUAL_METHODS, CounterfactualSettings
 from dipct.objective import DataTerm, GaussianFidelity
 from dipct.operator import LinearOperator
-from dipct.pipeline import OtherClassifier, counterfactual
+from dipct.pipeline import OtherClassifier, counterfactual, pre_image
+from dipct.pipeline.counterfactual_problem import counterfactual_fit, counterfactual_problem
 from dipct.pipeline.counterfactual_result import known_scores
-from dipct.pretrain import HeadReport
+from dipct.pipeline.inversion_terms import feature_operator, fidelity_layers
+from dipct.pipeline.query_generator import query_generator
+from dipct.pretrain import HeadReport, make_classifier, make_loss_estimator
+from dipct.solver import GeneratorFit, iterate
 
 FAST_PIXELS = {"steps": 30}
 FAST = {"steps": 30, "fit_steps": 20, "width": 8, "learning_rate": 5e-3, "class_weight": 0.3}
 
 
-def explain(method="lso-inr", number=2, classifier=None, **settings):
+def explain(method="lso-inr", number=2, classifier=None, images=None, **settings):
     classifier = classifier or small_classifier()
     own = COUNTERFACTUAL_METHODS[method].get("generator", "inr")
     fast = FAST_PIXELS if own == "pixels" else FAST
     fast = {name: value for name, value in fast.items() if name != "width" or own != "unet"}
-    return counterfactual(classifier, queries()[1][:number], 1, method=method, **fast | settings)
+    images = queries()[1][:number] if images is None else images
+    return counterfactual(classifier, images, 1, method=method, **fast | settings)
+
+
+@pytest.fixture
+def no_steps(monkeypatch):
+    """Whatever is fitted fails."""
+
+    def step(self, tensors):
+        raise AssertionError("A step was made.")
+
+    monkeypatch.setattr(GeneratorFit, "step", step)
 
 
 class Colours(LinearOperator):
@@ -100,15 +117,39 @@ def test_more_weight_on_the_class_makes_it_valid_and_less_does_not():
     assert hard.p_target < easy.p_target
 
 
-def test_a_batch_is_its_queries_one_by_one():
-    together = explain(number=3)
-    images = queries()[1]
+@pytest.mark.parametrize("method", ["lso-tv", "lso-inr", "lso-dip-dep", "lso-deep-decoder", "disc"])
+def test_a_batch_is_its_queries_one_by_one(method):
+    together = explain(method, number=3)
     for i, found in enumerate(together):
-        (alone,) = counterfactual(small_classifier(), images[i], 1, method="lso-inr", **FAST)
+        (alone,) = explain(method, images=queries()[1][i])
         # Convolutions of a batch round otherwise, which Adam carries on.
         assert np.abs(alone.image - found.image).max() < 5e-3
         assert alone.valid == found.valid
     assert np.abs(together[0].image - together[1].image).max() > 0.05
+
+
+@pytest.mark.parametrize("method", ["lso-inr-dep", "lso-dip-dep", "lso-deep-decoder-dep", "disc"])
+def test_a_batch_is_its_queries_one_by_one_to_the_last_digits(method):
+    settings = CounterfactualSettings.of_method(method, {"steps": 10, "learning_rate": 1e-2})
+    trained, images = small_classifier(), torch.from_numpy(queries()[1]).double()
+    layers = fidelity_layers(trained, settings)
+    cpu = torch.device("cpu")
+    operator = feature_operator(trained, layers, settings, cpu).to(dtype=torch.float64)
+    generator = query_generator(settings, operator.domain_shape).to(dtype=torch.float64)
+    initial = generator.initial(0).double().expand(3, -1)
+
+    def fitted(which):
+        count = torch.full((len(which),), 1)
+        problem = counterfactual_problem(
+            trained, operator, images[which], 0 * count, count, settings
+        )
+        fit = counterfactual_fit(problem, generator, initial[which], images[which], settings)
+        return generator(iterate(fit, max_iterations=10).state.tensors["theta"])
+
+    together = fitted([0, 1, 2])
+    for i in range(3):
+        assert torch.allclose(fitted([i])[0], together[i], rtol=0, atol=1e-9)
+        assert (together[i] - together[i - 1]).abs().max() > 1e-3
 
 
 def test_nothing_changes_outside_a_region():
@@ -280,6 +321,23 @@ def test_known_counterfactuals_score_best():
             assert abs(np.mean([each[name] for each in wrong])) < most
 
 
+def test_an_adversarial_image_scores_far_below_the_true_counterfactual():
+    scenes, images = queries(6)
+    attacked = explain("pgd", images=images, radius=0.1, learning_rate=0.01, steps=40)
+    for scene, found in zip(scenes, attacked, strict=True):
+        # The classifier is fooled, so that its probability does not tell the two apart.
+        assert found.confident
+        right = TASK.true_counterfactuals(scene, 1, draws=4)
+        true = TASK.counterfactual(scene, 1, seed=0).image
+        of_attack, of_truth = (
+            known_scores(found.query, image, right)[0] for image in (found.image, true)
+        )
+        name = "normalised_mass_accuracy"
+        assert of_attack[name] < 0.25 < 0.95 < of_truth[name]
+        assert of_attack["direction"] < 0.25 < 0.95 < of_truth["direction"]
+        assert of_attack["psnr_gain_db"] < 0 < of_truth["psnr_gain_db"]
+
+
 def test_files_hold_all_of_it(tmp_path):
     found = replace(
         explain(number=1)[0], truth=queries()[1][1], region=np.ones((16, 16), dtype=bool)
@@ -309,6 +367,7 @@ def test_files_hold_all_of_it(tmp_path):
     ("change", "error", "message"),
     [
         ({"queries": np.zeros((3, 8, 8), np.float32)}, ShapeError, r"images \(3, 16, 16\)"),
+        ({"queries": np.zeros((1, 16, 16), np.float32)}, ShapeError, r"got \(1, 16, 16\)"),
         ({"queries": 255 * queries()[1]}, DataError, "Divide bytes by 255"),
         ({"queries": np.full((3, 16, 16), np.nan)}, DataError, "finite"),
         ({"measurement_weight": 2.0}, ConfigurationError, "without a measurement"),
@@ -330,10 +389,78 @@ def test_files_hold_all_of_it(tmp_path):
         ({"region": np.zeros((16, 16), bool)}, ConfigurationError, "nowhere for \\[0, 1, 2\\]"),
     ],
 )
-def test_wrong_input_is_refused_before_any_work(change, error, message):
+def test_wrong_input_is_refused_before_any_work(change, error, message, no_steps):
     values = {"queries": queries()[1], "targets": 1, "method": "lso-inr", **change}
     with pytest.raises(error, match=message):
         counterfactual(small_classifier(), **values)
+
+
+class Wrapped(nn.Module):
+    """The classifier, with something done to its logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.inner, self.change = small_classifier().model, change
+
+    def forward(self, x):
+        return self.change(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda y: y[:, :, None, None], ShapeError, r"logits \[N K\].* gave \(2, 2, 1, 1\)"),
+        (lambda y: y[:, 0], ShapeError, r"gave \(2,\)"),
+        (lambda y: {"logits": y}, ShapeError, "gave dict"),
+        (lambda y: y[:, [0, 1, 1]], ShapeError, "3 logits, .* the 2 classes not bald, bald"),
+        (lambda y: y[:, :1], ShapeError, "1 logits"),
+    ],
+    ids=["maps", "one number", "a dictionary", "a class too many", "a class too few"],
+)
+@pytest.mark.parametrize("verb", ["counterfactual", "pre_image"])
+def test_logits_of_another_shape_are_refused(change, error, message, verb, no_steps):
+    wrapped = replace(small_classifier(), model=Wrapped(change).eval(), estimator=None)
+    with pytest.raises(error, match=message):
+        if verb == "counterfactual":
+            explain("lso-tv", classifier=wrapped, layers=("inner.layer1",))
+        else:
+            pre_image(wrapped, queries()[1], method="pixel-tv", layers=("inner.layer1",), steps=9)
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "message"),
+    [
+        (
+            "lso-inr-dep",
+            {"estimator": lambda: make_loss_estimator(make_classifier("resnet18", classes=2))},
+            r"takes stages of \[64.* made for another classifier",
+        ),
+        (
+            "lso-inr-duq",
+            {"centroids": lambda: CentroidHead(64, 2)},
+            r"of 64 features and layer .* has 128: they were made for another classifier",
+        ),
+        (
+            "lso-inr-duq",
+            {"centroids": lambda: CentroidHead(128, 3)},
+            "of 3 classes and the model has 2: they were made for another classifier",
+        ),
+    ],
+)
+def test_a_head_of_another_classifier_is_refused(method, head, message, no_steps):
+    other = replace(small_classifier(), **{name: make() for name, make in head.items()})
+    with pytest.raises(ConfigurationError, match=message):
+        explain(method, classifier=other)
+
+
+def test_another_classifier_of_other_images_is_refused(no_steps):
+    grey = replace(
+        small_classifier(),
+        model=make_classifier("small", classes=2, in_channels=1).eval(),
+        image_shape=(1, 16, 16),
+    )
+    with pytest.raises(ShapeError, match=r"takes images \(1, 16, 16\).*queries are \(3, 16, 16\)"):
+        explain("lso-tv", others=[OtherClassifier(grey)])
 
 
 def test_heads_that_are_missing_or_weak_are_told(caplog):

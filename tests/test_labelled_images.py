@@ -604,6 +604,30 @@ def test_options_of_other_layouts_are_refused(tmp_path):
         read_labelled(tmp_path / "folders", SIDE, attribute="Smiling")
 
 
+@pytest.mark.parametrize(
+    ("write", "options"),
+    [
+        (lambda folder: write_class_folders(folder, {"cat": 3, "dog": 4}), {}),
+        (write_celeba, {"attribute": "Smiling"}),
+        (write_ham10000, {}),
+    ],
+    ids=["class-folders", "celeba", "ham10000"],
+)
+def test_reading_tells_how_far_it_is(tmp_path, write, options):
+    write(tmp_path)
+    told = []
+    images = read_labelled(tmp_path, SIDE, progress=lambda *of: told.append(of), **options)
+    assert told == [(n + 1, len(images)) for n in range(len(images))]
+    again = read_labelled(tmp_path, SIDE, **options)
+    assert np.array_equal(again.images, images.images)
+
+
+def test_drawing_tells_how_far_it_is():
+    told = []
+    scene_images(FaceTask(16), 3, seed=0, labels_seed=None, progress=lambda *of: told.append(of))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_scenes_become_labelled_images():
     task = make_task("lesions:4", 16, label_noise=0.3)
     images = scene_images(task, 40, seed=5, labels_seed=None)

@@ -50,6 +50,7 @@ ORDER = (
     "cli_spectrum",
     "cli_uncertainty",
     "cli_classifier",
+    "cli_inversion",
     "cli_counterfactual",
     "cli_invert",
     "cli",

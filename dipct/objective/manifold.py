@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dipct.classifier import CentroidHead, LossEstimator, averaged_features
 from dipct.errors import ConfigurationError
 from dipct.objective.objective import OperatorTerm
-from dipct.operator import INPUT, FeatureOperator
+from dipct.operator import INPUT, LOGITS, FeatureOperator
 
 Space = Literal["log", "kernel"]
 
@@ -118,8 +118,14 @@ class ClassKernel(OperatorTerm):
                 f"The centroids are of {head.weight.shape[2]} features and layer {layer} has "
                 f"{length}: they were made for another classifier."
             )
-        self.source, self.target = torch.as_tensor(source).long(), torch.as_tensor(target).long()
         classes = head.counts.numel()
+        (logits,) = operator.shapes.get(LOGITS, (classes,))
+        if logits != classes:
+            raise ConfigurationError(
+                f"The centroids are of {classes} classes and the model has {logits}: they were "
+                "made for another classifier."
+            )
+        self.source, self.target = torch.as_tensor(source).long(), torch.as_tensor(target).long()
         both = (self.source, self.target)
         if not all(bool(((c >= 0) & (c < classes)).all()) for c in both) or bool(
             (self.source == self.target).any()

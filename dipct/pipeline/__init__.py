@@ -12,7 +12,6 @@ from dipct.pipeline.open_classifier import open_classifier as open_classifier
 from dipct.pipeline.pre_image import pre_image as pre_image
 from dipct.pipeline.prepare import open_scan as open_scan
 from dipct.pipeline.pretrain import pretrain as pretrain
-from dipct.pipeline.pretrain import remove_checkpoint as remove_checkpoint
 from dipct.pipeline.query import Query as Query
 from dipct.pipeline.query import explain_query as explain_query
 from dipct.pipeline.query import open_query as open_query
@@ -21,4 +20,5 @@ from dipct.pipeline.simulate import example_scan as example_scan
 from dipct.pipeline.simulate import simulate as simulate
 from dipct.pipeline.spectrum import network_spectra_of as network_spectra_of
 from dipct.pipeline.train_classifier import train_classifier as train_classifier
+from dipct.pipeline.training import remove_checkpoint as remove_checkpoint
 from dipct.pipeline.uncertainty import quantify as quantify

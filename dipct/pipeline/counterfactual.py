@@ -18,6 +18,7 @@ from dipct.objective import DataTerm
 from dipct.operator import LOGITS
 from dipct.pipeline.counterfactual_problem import (
     OtherClassifier,
+    check_steps,
     counterfactual_fit,
     counterfactual_problem,
 )
@@ -32,6 +33,7 @@ from dipct.pipeline.inversion_terms import (
 from dipct.pipeline.query_generator import fit_to_queries, query_generator
 from dipct.pipeline.stages import Stages
 from dipct.pretrain import TrainedClassifier
+from dipct.settings import refuse_both
 from dipct.shapes import check_shape
 
 
@@ -88,10 +90,7 @@ def counterfactual(
         Interrupted: stopped by the user; what is finished is kept.
     """
     began = time.perf_counter()
-    if settings is not None and values:
-        raise ConfigurationError(
-            f"Give settings or their values by name, not both; got {', '.join(values)} too."
-        )
+    refuse_both(settings, values)
     if settings is None:
         settings = CounterfactualSettings.of_method(values.pop("method", "disc"), values)
     weight = type(settings).model_fields["measurement_weight"].default
@@ -105,6 +104,11 @@ def counterfactual(
     operator = feature_operator(classifier, layers, settings, device)
     with torch.no_grad():
         before = operator.split(operator(images))[LOGITS].softmax(-1)
+    if before.shape[-1] < 2:
+        raise ConfigurationError(
+            "The classifier has one logit z, and a counterfactual needs another class. Wrap it in "
+            "a module that gives the logits -z / 2 and z / 2."
+        )
     predicted = before.argmax(-1)
     wanted = _checked_targets(classifier, targets, before).to(device)
     _check_not_there(classifier, predicted, wanted)
@@ -132,6 +136,7 @@ def counterfactual(
         operator.domain_shape,
         pixel_output="identity" if settings.optimiser == "sign" else "sigmoid",
     ).to(device)
+    check_steps(generator, settings)
     if initial is not None:
         check_shape(
             initial,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dipct.errors import ConfigurationError
+from dipct.errors import ConfigurationError, ShapeError
 from dipct.generator import Generator
 from dipct.inversion_settings import CounterfactualSettings
 from dipct.objective import (
@@ -109,6 +109,7 @@ def counterfactual_problem(
 
     Raises:
         ConfigurationError: settings that ask for what is not there.
+        ShapeError: another classifier of images of another shape.
     """
     fidelity: Term
     if settings.space == "features":
@@ -134,6 +135,21 @@ def counterfactual_problem(
     return CounterfactualProblem(operator, target, tuple(terms))
 
 
+def check_steps(generator: Generator, settings: CounterfactualSettings) -> None:
+    """Raise a :class:`ConfigurationError` if a progressive fit has fewer steps than blocks.
+
+    Args:
+        generator: of images.
+        settings: of the fit.
+    """
+    number = len(generator.layout.blocks)
+    if settings.progressive and settings.steps < number:
+        raise ConfigurationError(
+            f"A progressive fit of {number} blocks needs {number} steps or more; got "
+            f"{settings.steps}."
+        )
+
+
 def counterfactual_fit(
     problem: CounterfactualProblem,
     generator: Generator,
@@ -149,9 +165,6 @@ def counterfactual_fit(
         initial: first parameters, [B P].
         queries: [B C H W], the centres of the balls of sign steps.
         settings: optimiser, schedule and what makes an image confident.
-
-    Raises:
-        ConfigurationError: a progressive fit with fewer steps than blocks.
     """
     selection = BestValidIterate(
         problem.target,
@@ -162,11 +175,6 @@ def counterfactual_fit(
     common: dict[str, Any] = {"loss_scale": 1.0, "selection": selection}
     if settings.progressive:
         number = len(generator.layout.blocks)
-        if settings.steps < number:
-            raise ConfigurationError(
-                f"A progressive fit of {number} blocks needs {number} steps or more; got "
-                f"{settings.steps}."
-            )
         stages = progressive_stages(
             generator,
             problem.objective,
@@ -196,6 +204,11 @@ def _optimiser(settings: CounterfactualSettings, queries: Tensor) -> Optimiser:
 
 def _of_other(number: int, other: OtherClassifier, queries: Tensor) -> ClassProbabilities:
     classifier = other.classifier
+    if tuple(classifier.image_shape) != tuple(queries.shape[1:]):
+        raise ShapeError(
+            f"The other classifier takes images {classifier.image_shape} (channels, rows, "
+            f"columns); the queries are {tuple(queries.shape[1:])}."
+        )
     operator = classifier.features([LOGITS]).to(queries.device)
     count = len(classifier.classes)
     if other.target is None:

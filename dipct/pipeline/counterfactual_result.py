@@ -1,7 +1,6 @@
 """From the solution of a counterfactual problem to results that can be read and stored."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -14,9 +13,8 @@ from dipct.inversion_settings import CounterfactualSettings
 from dipct.operator import LOGITS
 from dipct.phantom import TrueCounterfactuals
 from dipct.pipeline.counterfactual_problem import CounterfactualProblem, OtherClassifier
-from dipct.pipeline.inversion import described, generator_parts, history_of
+from dipct.pipeline.inversion import record_of
 from dipct.pretrain import TrainedClassifier
-from dipct.run import installed_versions
 from dipct.solver import Solution, Status
 
 # Terms whose value says how natural an image looks.
@@ -62,7 +60,7 @@ def counterfactual_results(
             if term.name in _MANIFOLD
         }
     kept = {name: (one, two) for name, one, two in _of_others(others, queries, images)}
-    tensors, target = solution.state.tensors, problem.target.target.expand(len(queries))
+    target = problem.target.target.expand(len(queries))
     found = []
     for i in range(len(queries)):
         query, image = queries[i].cpu().numpy(), images[i].cpu().numpy()
@@ -85,20 +83,18 @@ def counterfactual_results(
                 p_target=probability,
                 p_target_query=float(before[i, target[i]]),
                 reason=_reason(valid, confident, probability, solution, settings),
-                status=solution.status.name,
-                steps=solution.iterations,
-                chosen_step=max(int(tensors["chosen_step"][i]), 0),
-                history=history_of(solution, i),
-                settings=settings.to_values(),
-                weights={term.name: weight for weight, term in problem.terms},
-                classifier=described(classifier),
-                generator=generator_parts(generator, tensors["chosen"][i]),
-                source=source,
-                duration_s=seconds / len(queries),
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                versions=installed_versions(),
                 scores=scores,
                 allowed=None if allowed is None else allowed[i].cpu().numpy(),
+                **record_of(
+                    i,
+                    classifier,
+                    generator,
+                    solution,
+                    problem.terms,
+                    settings,
+                    source=source,
+                    seconds=seconds,
+                ),
             )
         )
     return found

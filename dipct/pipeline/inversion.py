@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from dipct.errors import Interrupted
 from dipct.generator import Generator, NetworkGenerator
 from dipct.inversion_settings import InversionSettings
+from dipct.objective import Term
 from dipct.pipeline.stages import Stages
 from dipct.pretrain import TrainedClassifier
 from dipct.progress import ProgressDisplay
+from dipct.run import installed_versions
 from dipct.solver import Callback, IterationState, Method, Solution, Status, iterate
 
 _EVERY = 10
@@ -116,7 +119,7 @@ def heads_and_model(classifier: TrainedClassifier) -> list[nn.Module]:
     return [part for part in parts if part is not None]
 
 
-def described(classifier: TrainedClassifier) -> dict[str, Any]:
+def _described(classifier: TrainedClassifier) -> dict[str, Any]:
     """What a classifier is, in plain values."""
     return {
         "architecture": dict(classifier.architecture),
@@ -128,7 +131,7 @@ def described(classifier: TrainedClassifier) -> dict[str, Any]:
     }
 
 
-def history_of(solution: Solution, number: int) -> dict[str, np.ndarray]:
+def _history_of(solution: Solution, number: int) -> dict[str, np.ndarray]:
     """What was recorded of one element of a batch.
 
     Args:
@@ -141,12 +144,52 @@ def history_of(solution: Solution, number: int) -> dict[str, np.ndarray]:
     }
 
 
-def generator_parts(generator: Generator, theta: Tensor) -> dict[str, np.ndarray]:
+def _generator_parts(generator: Generator, theta: Tensor) -> dict[str, np.ndarray]:
     """What makes an image again: parameters and, for a network, its input."""
     parts = {"theta": theta.detach().cpu().numpy()}
     if isinstance(generator, NetworkGenerator):
         parts["input"] = generator.z.cpu().numpy()
     return parts
+
+
+def record_of(
+    number: int,
+    classifier: TrainedClassifier,
+    generator: Generator,
+    solution: Solution,
+    terms: Iterable[tuple[float, Term]],
+    settings: InversionSettings,
+    *,
+    source: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """How an image of a batch came about: what all :class:`dipct.inversion.Inversion` say.
+
+    Args:
+        number: of the image in the batch.
+        classifier: that was inverted.
+        generator: of the images.
+        solution: of the batch [B].
+        terms: of the objective, with their weights.
+        settings: whole.
+        source: what the queries were read from.
+        seconds: that the batch took.
+    """
+    tensors = solution.state.tensors
+    return {
+        "status": solution.status.name,
+        "steps": solution.iterations,
+        "chosen_step": max(int(tensors["chosen_step"][number]), 0),
+        "history": _history_of(solution, number),
+        "settings": settings.to_values(),
+        "weights": {term.name: weight for weight, term in terms},
+        "classifier": _described(classifier),
+        "generator": _generator_parts(generator, tensors["chosen"][number]),
+        "source": source,
+        "duration_s": seconds / len(solution.value),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": installed_versions(),
+    }
 
 
 class _Keeper:

@@ -62,6 +62,7 @@ def feature_operator(
     Raises:
         ConfigurationError: a layer that the classifier does not have, or a manifold term that it
             has nothing for.
+        ShapeError: a model whose logits are not one for each class.
     """
     needed = list(layers)
     if settings.manifold == "loss-estimator":
@@ -80,7 +81,15 @@ def feature_operator(
         needed += [TRUNK]
     elif settings.manifold == "batch-statistics":
         needed += batch_norm_inputs(classifier.model)
-    return classifier.features([*dict.fromkeys([*needed, LOGITS])]).to(device)
+    operator = classifier.features([*dict.fromkeys([*needed, LOGITS])]).to(device)
+    (logits,) = operator.shapes[LOGITS]
+    if logits != len(classifier.classes):
+        raise ShapeError(
+            f"The model gives {logits} logits, and the classifier has the "
+            f"{len(classifier.classes)} classes {', '.join(classifier.classes)}; give one logit "
+            "for each."
+        )
+    return operator
 
 
 def adam_of(settings: InversionSettings, steps: int) -> Adam:

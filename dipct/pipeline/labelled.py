@@ -7,6 +7,7 @@ from dipct.errors import ConfigurationError
 from dipct.phantom import SceneTask, make_task, task_names
 from dipct.pretrain import LabelledImages, TrainedClassifier, read_labelled, scene_images
 from dipct.pretrain.labelled_folders import AUTO
+from dipct.progress import WorkDisplay
 
 _SIDE = 64
 # Added to the seed of a training.
@@ -23,6 +24,7 @@ def open_labelled(
     layout: str = AUTO,
     attribute: str | None = None,
     most: int | None = None,
+    progress: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Images to train on, and others that are held out.
 
@@ -33,6 +35,7 @@ def open_labelled(
         layout: of the folder, see :func:`dipct.pretrain.read_labelled`.
         attribute: that makes the class, of CelebA.
         most: images of the folder to use.
+        progress: show a progress display.
 
     Raises:
         ConfigurationError: not one of task and folder, or what does not belong to it.
@@ -45,14 +48,16 @@ def open_labelled(
             raise ConfigurationError(
                 "number is of pictures to draw; for a folder give most, or leave it out."
             )
-        found = read_labelled(
-            folder,
-            settings.side or _SIDE,
-            layout=layout,
-            attribute=attribute,
-            most=most,
-            seed=settings.seed,
-        )
+        with WorkDisplay(progress) as display:
+            found = read_labelled(
+                folder,
+                settings.side or _SIDE,
+                layout=layout,
+                attribute=attribute,
+                most=most,
+                seed=settings.seed,
+                progress=display.stage("reading images"),
+            )
         return found.split(settings.held_out_share, seed=settings.seed)
     if attribute is not None or most is not None or layout != AUTO:
         raise ConfigurationError("layout, attribute and most are for folders of images.")
@@ -60,10 +65,15 @@ def open_labelled(
     drawn = make_task(task, settings.side)
     held_out = max(2, round(settings.held_out_share * settings.number))
     first, second = settings.seed, settings.seed + _HELD_OUT
-    return (
-        scene_images(drawn, settings.number, seed=first, labels_seed=first),
-        scene_images(drawn, held_out, seed=second, labels_seed=second),
-    )
+    with WorkDisplay(progress) as display:
+        training, others = (
+            scene_images(drawn, number, seed=each, labels_seed=each, progress=display.stage(title))
+            for title, number, each in (
+                ("drawing", settings.number, first),
+                ("drawing others", held_out, second),
+            )
+        )
+    return training, others
 
 
 def task_of(classifier: TrainedClassifier) -> SceneTask | None:

@@ -1,7 +1,6 @@
 """The verb pre_image: images with the features of a query, or that excite part of a classifier."""
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dipct.device import find_device
-from dipct.errors import ConfigurationError, ShapeError
+from dipct.errors import ShapeError
 from dipct.evaluation import psnr, ssim
 from dipct.generator import PixelImage
 from dipct.inversion import PreImage
@@ -18,11 +17,9 @@ from dipct.inversion_settings import PreImageSettings
 from dipct.objective import FeatureActivation, FeatureFidelity, Objective
 from dipct.operator import FeatureOperator
 from dipct.pipeline.inversion import (
-    described,
     digest_of,
-    generator_parts,
     heads_and_model,
-    history_of,
+    record_of,
     solve_in_stage,
 )
 from dipct.pipeline.inversion_terms import (
@@ -38,7 +35,7 @@ from dipct.pipeline.inversion_terms import (
 from dipct.pipeline.query_generator import query_generator
 from dipct.pipeline.stages import Stages
 from dipct.pretrain import TrainedClassifier
-from dipct.run import installed_versions
+from dipct.settings import refuse_both
 from dipct.solver import GeneratorFit, LowestObjective
 
 _SMALLEST_FOR_SSIM = 7
@@ -87,10 +84,7 @@ def pre_image(
         Interrupted: stopped by the user; what is finished is kept.
     """
     began = time.perf_counter()
-    if settings is not None and values:
-        raise ConfigurationError(
-            f"Give settings or their values by name, not both; got {', '.join(values)} too."
-        )
+    refuse_both(settings, values)
     if settings is None:
         settings = PreImageSettings.of_method(values.pop("method", "dip"), values)
     device = find_device(settings.device)
@@ -141,31 +135,29 @@ def pre_image(
     solution = solve_in_stage(
         "fit", fit, settings.steps, stages, device, title=settings.method, progress=progress
     )
-    found, seconds = solution.value.detach().clamp(0, 1), time.perf_counter() - began
-    tensors = solution.state.tensors
+    found = solution.value.detach().clamp(0, 1)
+    seconds = time.perf_counter() - began + stages.saved_seconds
     distances = _distances(operator, layers, images, found)
     return [
         PreImage(
             query=images[i].cpu().numpy(),
             image=found[i].cpu().numpy(),
             truth=None if right is None else right[i].numpy(),
-            status=solution.status.name,
-            steps=solution.iterations,
-            chosen_step=max(int(tensors["chosen_step"][i]), 0),
-            history=history_of(solution, i),
-            settings=settings.to_values(),
-            weights={term.name: weight for weight, term in objective.terms},
-            classifier=described(classifier),
-            generator=generator_parts(generator, tensors["chosen"][i]),
-            source=source,
-            duration_s=(seconds + stages.saved_seconds) / len(images),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=installed_versions(),
             scores={
                 **_image_scores(images[i], found[i], "query"),
                 **({} if right is None else _image_scores(right[i], found[i], "truth")),
                 **{name: float(values[i]) for name, values in distances.items()},
             },
+            **record_of(
+                i,
+                classifier,
+                generator,
+                solution,
+                objective.terms,
+                settings,
+                source=source,
+                seconds=seconds,
+            ),
         )
         for i in range(len(images))
     ]

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
+from dipct.checkpoint import stopped
 from dipct.configuration import PretrainingConfiguration
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, GeometryError, Interrupted
@@ -34,6 +33,7 @@ from dipct.phantom import seeded_phantom_names
 from dipct.pipeline.deep_image_prior import ACTIVATIONS_PER_CHANNEL, network_name
 from dipct.pipeline.memory import check_batch_memory, check_snapshot_memory
 from dipct.pipeline.prepare import prepare
+from dipct.pipeline.training import TrainingCheckpoint
 from dipct.pretrain import FolderImages, PhantomImages, TrainingImages, TrainingPairs
 from dipct.pretrain.pretrained_network import PretrainedNetwork, describe_scan
 from dipct.pretrain.processes import place
@@ -41,6 +41,7 @@ from dipct.pretrain.snapshots import SnapshotKeeper, Snapshots, snapshot_steps
 from dipct.pretrain.training import SupervisedTraining, TrainingSettings
 from dipct.progress import ProgressDisplay
 from dipct.run import installed_versions
+from dipct.settings import refuse_both
 from dipct.solver import Callback, Solution, Status, iterate
 
 _LOG = logging.getLogger(__name__)
@@ -89,40 +90,23 @@ def pretrain(
             training goes on.
         Interrupted: stopped by the user; the checkpoint is kept.
     """
+    refuse_both(configuration, settings)
     if configuration is None:
         configuration = PretrainingConfiguration.from_values(settings)
-    elif settings:
-        raise ConfigurationError(
-            f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
-        )
-    checkpoint = None if checkpoint is None else Path(checkpoint)
-    if resume and checkpoint is None:
-        raise ConfigurationError("Resuming needs the name of the checkpoint.")
-    elapsed = elapsed_of(checkpoint) if resume and checkpoint is not None else 0.0
+    kept_in = TrainingCheckpoint(None if checkpoint is None else Path(checkpoint), resume)
+    elapsed = kept_in.elapsed
     started = time.perf_counter() - elapsed
     device = find_device(configuration.device)
     kept = snapshot_steps(configuration.steps, configuration.snapshots)
     scan = prepare(scan, configuration)
     training, network = _training(scan, configuration, device)
     problem = _problem(scan, configuration, training)
-    state = None
-    if resume:
-        assert checkpoint is not None
-        state, _ = read_checkpoint(checkpoint, problem, device)
-        _LOG.info("Going on from step %d of %s.", state.iteration, checkpoint)
+    state = kept_in.state(problem, device)
     # Of several processes the first speaks and writes for all.
     speaks = place()[0] == 0
-    writer = (
-        CheckpointWriter(checkpoint, problem, {}, elapsed=elapsed)
-        if speaks and checkpoint is not None
-        else None
-    )
+    writer = kept_in.writer(problem, elapsed) if speaks else None
     progress = progress and speaks
-    keeper = SnapshotKeeper(
-        kept if speaks else [],
-        None if checkpoint is None else _snapshot_folder(checkpoint),
-        resume=resume,
-    )
+    keeper = SnapshotKeeper(kept if speaks else [], kept_in.snapshots, resume=resume)
     if state is not None:
         # Ctrl-C may have come between a step and its snapshot.
         keeper(state)
@@ -141,10 +125,7 @@ def pretrain(
         done = f"Stopped after {solution.iterations} steps"
         if not speaks:
             raise Interrupted(f"{done}; what is kept is up to the first process.")
-        if writer is None:
-            raise Interrupted(f"{done}; no checkpoint was asked for.")
-        writer.write(solution.state)
-        raise Interrupted(f"{done}; the state is kept in {writer.path}. Go on with --resume.")
+        raise stopped(done, solution.state, writer)
     if int(solution.state.tensors["best_step"]) == 0 and speaks:
         _LOG.warning(
             "No step of the training was better than the random first parameters, which are "
@@ -159,16 +140,6 @@ def pretrain(
         keeper.collect(solution.iterations),
         time.perf_counter() - started,
     )
-
-
-def remove_checkpoint(checkpoint: str | Path) -> None:
-    """Remove the checkpoint of a training and its snapshots, once the result is safe."""
-    Path(checkpoint).unlink(missing_ok=True)
-    shutil.rmtree(_snapshot_folder(Path(checkpoint)), ignore_errors=True)
-
-
-def _snapshot_folder(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f"{checkpoint.name}.snapshots")
 
 
 def _training(

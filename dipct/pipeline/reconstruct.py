@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
+from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint, stopped
 from dipct.configuration import NETWORK_METHODS, ReconstructionConfiguration
 from dipct.device import find_device
-from dipct.errors import ConfigurationError, Interrupted
+from dipct.errors import ConfigurationError
 from dipct.generator import NetworkGenerator, SingularValues, Subspace
 from dipct.measurement.digest import file_digest, scan_digest
 from dipct.measurement.geometry import ConeSliceGeometry
@@ -33,6 +33,7 @@ from dipct.pipeline.prepare import prepare, with_noise, with_truth
 from dipct.pipeline.total_variation import tv_problem
 from dipct.progress import ProgressDisplay
 from dipct.run import Run
+from dipct.settings import refuse_both
 from dipct.solver import (
     CGLS,
     SIRT,
@@ -87,12 +88,9 @@ def reconstruct(
         DeviceUnavailableError: the device is not there.
         Interrupted: stopped by the user; the checkpoint is kept.
     """
+    refuse_both(configuration, settings)
     if configuration is None:
         configuration = ReconstructionConfiguration.from_values(settings)
-    elif settings:
-        raise ConfigurationError(
-            f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
-        )
     elapsed = elapsed_of(Path(checkpoint)) if resume and checkpoint is not None else 0.0
     started = time.perf_counter() - elapsed
     digest = scan_digest(scan)
@@ -234,7 +232,7 @@ def _iterative(
             stopping=stopping,
         )
     if solution.status is Status.INTERRUPTED:
-        raise Interrupted(_keep(solution, writer))
+        raise stopped(f"Stopped after {solution.iterations} iterations", solution.state, writer)
     image = scale * solution.value
     return image, operator(image), choices, solution, _generator(method, solution)
 
@@ -290,14 +288,6 @@ def _problem(scan: Scan, configuration: ReconstructionConfiguration) -> str:
         # Its history holds the PSNR.
         digest.update(np.ascontiguousarray(scan.truth).tobytes())
     return digest.hexdigest()
-
-
-def _keep(solution: Solution, writer: CheckpointWriter | None) -> str:
-    done = f"Stopped after {solution.iterations} iterations"
-    if writer is None:
-        return f"{done}; no checkpoint was asked for."
-    writer.write(solution.state)
-    return f"{done}; the state is kept in {writer.path}. Go on with --resume."
 
 
 def _data(scan: Scan, device: torch.device) -> Tensor:

@@ -1,10 +1,8 @@
 """The verb train_classifier: a classifier with the heads that counterfactuals need."""
 
-import copy
 import hashlib
 import json
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,33 +11,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipct.checkpoint import CheckpointWriter, elapsed_of, read_checkpoint
-from dipct.classifier import STAGES, TRUNK, CentroidHead, LossEstimator
+from dipct.checkpoint import stopped
+from dipct.classifier import STAGES, LossEstimator
 from dipct.classifier_settings import ClassifierSettings
 from dipct.device import find_device
-from dipct.errors import ConfigurationError, ConvergenceError, Interrupted
+from dipct.errors import ConfigurationError
 from dipct.operator import LOGITS
+from dipct.pipeline.fit_centroids import centroid_settings, fit_centroids
 from dipct.pipeline.labelled import gate_seed, task_of
+from dipct.pipeline.training import TrainingCheckpoint, fit
 from dipct.pretrain import (
-    CentroidReport,
-    CentroidTraining,
-    CentroidTrainingSettings,
     ClassifierTraining,
     ClassifierTrainingSettings,
-    HeadReport,
     LabelledImages,
     TrainedClassifier,
     make_classifier,
     make_loss_estimator,
-    report_centroids,
     report_head,
     scene_gate,
 )
-from dipct.progress import ProgressDisplay
 from dipct.run import installed_versions
-from dipct.solver import Solution, Status, iterate
+from dipct.settings import refuse_both
+from dipct.solver import Solution
 
-_LOGGED = 20
 _AT_ONCE = 256
 _GATE_PICTURES = 300
 
@@ -74,10 +68,7 @@ def train_classifier(
         ConvergenceError: the training diverged.
         Interrupted: stopped by the user; the checkpoint is kept.
     """
-    if settings is not None and values:
-        raise ConfigurationError(
-            f"Give settings or their values by name, not both; got {', '.join(values)} too."
-        )
+    refuse_both(settings, values)
     settings = settings or ClassifierSettings.from_values(values)
     if training.classes != held_out.classes or training.image_shape != held_out.image_shape:
         raise ConfigurationError(
@@ -85,39 +76,60 @@ def train_classifier(
             f"{training.classes} of {training.image_shape} and {held_out.classes} of "
             f"{held_out.image_shape}."
         )
-    if resume and checkpoint is None:
-        raise ConfigurationError("Resuming needs the name of the checkpoint.")
-    path = None if checkpoint is None else Path(checkpoint)
-    elapsed = elapsed_of(path) if resume and path is not None else 0.0
+    kept_in = TrainingCheckpoint(None if checkpoint is None else Path(checkpoint), resume)
+    elapsed = kept_in.elapsed
     began, device = time.perf_counter() - elapsed, find_device(settings.device)
     architecture = {
         "name": settings.architecture,
         "classes": len(training.classes),
         "in_channels": training.image_shape[0],
     }
+    if settings.centroids:
+        # Refused before the training, not after it.
+        centroid_settings(settings)
     method = _method(training, settings, architecture, device)
-    solution = _trained(method, training, settings, path, resume, elapsed, progress, device)
+    problem = _digest(training, settings)
+    state, writer = kept_in.state(problem, device), kept_in.writer(problem, elapsed)
+    solution = fit(method, "training", settings.steps, state, writer, progress=progress)
+    if writer is not None:
+        # What follows takes its time, and shall not cost the training when it is stopped.
+        writer.keep(solution.state)
+    was_finished = state is not None and state.iteration == settings.steps
+    kept_fit = kept_in.of_centroids(resume=was_finished)
+    began -= kept_fit.elapsed
     model, estimator = (m if m is None else m.cpu() for m in method.modules(solution.state.tensors))
-    report = None
+    trained = _described(model, estimator, training, settings, architecture, solution)
+    try:
+        trained = _reported(trained, held_out, settings)
+        if settings.centroids:
+            trained = fit_centroids(
+                trained, training, held_out, settings, kept_fit, problem, progress=progress
+            )
+    except KeyboardInterrupt:
+        raise stopped("Stopped after the training", solution.state, writer) from None
+    return replace(trained, duration_s=time.perf_counter() - began)
+
+
+def _reported(
+    trained: TrainedClassifier, held_out: LabelledImages, settings: ClassifierSettings
+) -> TrainedClassifier:
+    """With what the classifier and its loss estimator are worth."""
+    trained = replace(trained, accuracy=_accuracy(trained, held_out))
+    model, estimator = trained.model, trained.estimator
     if estimator is not None:
         images, labels = (torch.from_numpy(part) for part in (held_out.images, held_out.labels))
         report = report_head(model, estimator, STAGES, images, labels, seed=settings.seed)
-    trained = _described(model, estimator, report, training, settings, architecture, solution)
-    trained = replace(trained, accuracy=_accuracy(trained, held_out))
+        trained = replace(trained, report=report)
     task = task_of(trained)
     if task is not None:
         gate = scene_gate(model, task, number=_GATE_PICTURES, seed=gate_seed(settings))
         trained = replace(trained, gate=gate)
-    if settings.centroids:
-        head, centroid_report = _centroids(trained, training, held_out, settings, progress)
-        trained = replace(trained, centroids=head, centroid_report=centroid_report)
-    return replace(trained, duration_s=time.perf_counter() - began)
+    return trained
 
 
 def _described(
     model: nn.Module,
     estimator: LossEstimator | None,
-    report: HeadReport | None,
     training: LabelledImages,
     settings: ClassifierSettings,
     architecture: dict[str, Any],
@@ -129,7 +141,7 @@ def _described(
         image_shape=training.image_shape,
         classes=training.classes,
         estimator=estimator,
-        report=report,
+        report=None,
         task=dict(training.source),
         settings=settings.to_values(),
         history={name: values.numpy() for name, values in solution.history.items()},
@@ -169,82 +181,6 @@ def _method(
         estimator=estimator,
         stages=STAGES,
     )
-
-
-def _trained(
-    method: ClassifierTraining,
-    training: LabelledImages,
-    settings: ClassifierSettings,
-    checkpoint: Path | None,
-    resume: bool,
-    elapsed: float,
-    progress: bool,
-    device: torch.device,
-) -> Solution:
-    problem = _digest(training, settings)
-    state = None
-    if resume and checkpoint is not None:
-        state, _ = read_checkpoint(checkpoint, problem, device)
-    writer = None
-    if checkpoint is not None:
-        writer = CheckpointWriter(checkpoint, problem, {}, elapsed=elapsed)
-    display = ProgressDisplay("training", settings.steps) if progress else nullcontext()
-    with display as shown:
-        solution = iterate(
-            method,
-            max_iterations=settings.steps,
-            state=state,
-            every=_LOGGED,
-            callbacks=[each for each in (shown, writer) if each is not None],
-        )
-    if solution.status is Status.INTERRUPTED:
-        done = f"Stopped after {solution.iterations} steps"
-        if writer is None:
-            raise Interrupted(f"{done}; no checkpoint was asked for.")
-        writer.write(solution.state)
-        raise Interrupted(f"{done}; the state is kept in {writer.path}. Go on with --resume.")
-    if solution.status is Status.DIVERGED:
-        raise ConvergenceError("The training diverged. Use a lower learning_rate.")
-    return solution
-
-
-def _centroids(
-    trained: TrainedClassifier,
-    training: LabelledImages,
-    held_out: LabelledImages,
-    settings: ClassifierSettings,
-    progress: bool,
-) -> tuple[CentroidHead, CentroidReport]:
-    """Centroids of the features of a classifier that stays as it is, and what they are worth."""
-    device = find_device(settings.device)
-    method = CentroidTraining(
-        copy.deepcopy(trained.model).to(device),
-        torch.from_numpy(training.images).to(device),
-        torch.from_numpy(training.labels).to(device),
-        CentroidTrainingSettings(
-            steps=settings.centroid_steps,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            flip=settings.flip,
-            shift=settings.shift,
-            seed=settings.seed,
-        ),
-    )
-    display = ProgressDisplay("centroids", settings.centroid_steps) if progress else nullcontext()
-    with display as shown:
-        callbacks = [] if shown is None else [shown]
-        steps = settings.centroid_steps
-        solution = iterate(method, max_iterations=steps, every=_LOGGED, callbacks=callbacks)
-    if solution.status is Status.INTERRUPTED:
-        raise Interrupted("Stopped while the centroids were fitted.")
-    if solution.status is Status.DIVERGED:
-        raise ConvergenceError(
-            "The fit of the centroids diverged. Use a lower learning_rate, or no centroids."
-        )
-    head = method.modules(solution.state.tensors)[1].cpu()
-    images, labels = (torch.from_numpy(part) for part in (held_out.images, held_out.labels))
-    report = report_centroids(trained.model, head, TRUNK, images, labels, seed=settings.seed)
-    return head, report
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from dipct.pipeline.uncertainty_scores import inside, uncertainty_scores
 from dipct.posterior import LinearisedModel, NetworkPasses, noise_correction
 from dipct.progress import WorkDisplay
 from dipct.run import Run
+from dipct.settings import refuse_both
 from dipct.uncertainty import Uncertainty, UncertaintySettings
 
 _LOG = logging.getLogger(__name__)
@@ -72,12 +73,9 @@ def quantify(
         ConvergenceError: a covariance of the data that is not positive definite.
         Interrupted: stopped by the user; finished stages are kept.
     """
+    refuse_both(configuration, settings)
     if configuration is None:
         configuration = UncertaintySettings.from_values(settings)
-    elif settings:
-        raise ConfigurationError(
-            f"Give a configuration or settings by name, not both; got {', '.join(settings)} too."
-        )
     began = time.perf_counter()
     device = find_device(configuration.device)
     _check_run(run)

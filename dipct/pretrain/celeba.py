@@ -5,6 +5,7 @@ https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; for research that is not comm
 it comes with this package.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def read_celeba(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read aligned faces, with one attribute as the class.
 
@@ -54,6 +56,7 @@ def read_celeba(
         most: largest number of images, drawn in whole groups and by the same share of every class
             and part; default: all.
         seed: of what is drawn.
+        progress: told, after every image, how many of how many are read.
 
     Returns:
         The images; class 0 is without the attribute, class 1 with it.
@@ -84,7 +87,7 @@ def read_celeba(
         fold=None if partition is None else _read_partition(partition, names),
         options={"attribute": name, "official_partition": partition is not None},
     )
-    return listed.read(side, colour=colour, most=most, seed=seed)
+    return listed.read(side, colour=colour, most=most, seed=seed, progress=progress)
 
 
 def _read_attribute(table: Path, attribute: str) -> tuple[str, list[str], list[str]]:

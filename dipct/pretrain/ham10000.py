@@ -4,7 +4,7 @@ Tschandl, Rosendahl and Kittler, Scientific Data 5, 180161 (2018), doi:10.7910/D
 Codella et al., arXiv 1902.03368; CC BY-NC. Nothing of it comes with this package.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dipct.errors import FileFormatError
@@ -25,6 +25,7 @@ def read_ham10000(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read images of skin lesions; the images of one lesion are a group.
 
@@ -47,6 +48,7 @@ def read_ham10000(
         most: largest number of images, drawn in whole lesions and by the same share of every
             class; default: all.
         seed: of what is drawn.
+        progress: told, after every image, how many of how many are read.
 
     Raises:
         FileFormatError: missing files, tables of another layout, or images that are not readable.
@@ -85,7 +87,7 @@ def read_ham10000(
         options={"table": table.name},
     )
     wanted = None if classes is None else [name.lower() for name in classes]
-    return listed.read(side, colour=colour, most=most, seed=seed, classes=wanted)
+    return listed.read(side, colour=colour, most=most, seed=seed, progress=progress, classes=wanted)
 
 
 def _read_ground_truth(table: Path) -> tuple[list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,13 +105,20 @@ def read_normalised(path: Path, aspect: float) -> np.ndarray:
     return ((image / 2 - low / 2) / span).astype(np.float32)
 
 
-def read_squares(paths: Sequence[Path], side: int, *, colour: bool) -> np.ndarray:
+def read_squares(
+    paths: Sequence[Path],
+    side: int,
+    *,
+    colour: bool,
+    progress: Callable[[int, int], object] | None = None,
+) -> np.ndarray:
     """Read images as :func:`read_square` does, all of them before any is complained about.
 
     Args:
         paths: the files.
         side: rows and columns.
         colour: three channels, or luminance alone.
+        progress: told, after every image, how many of how many are read.
 
     Returns:
         [N C H W], float32, from 0 to 1.
@@ -122,11 +129,13 @@ def read_squares(paths: Sequence[Path], side: int, *, colour: bool) -> np.ndarra
     """
     images = np.empty((len(paths), 3 if colour else 1, side, side), dtype=np.float32)
     failures: list[DipctError] = []
-    for image, path in zip(images, paths, strict=True):
+    for number, path in enumerate(paths):
         try:
-            image[:] = read_square(path, side, colour=colour)
+            images[number] = read_square(path, side, colour=colour)
         except DipctError as error:
             failures.append(error)
+        if progress is not None:
+            progress(number + 1, len(paths))
     _raise_together(failures, len(paths))
     return images
 

@@ -1,6 +1,6 @@
 """Labelled images from a folder in one of the layouts in which they are spread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dipct.errors import ConfigurationError, FileFormatError
@@ -34,6 +34,7 @@ def read_labelled(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read labelled images from a folder of any known layout.
 
@@ -47,6 +48,7 @@ def read_labelled(
         most: largest number of images, drawn in whole groups and by the same share of every class;
             default: all.
         seed: of what is drawn.
+        progress: told, after every image, how many of how many are read.
 
     Raises:
         FileFormatError: a folder of no known layout or of several, missing files, tables of
@@ -64,13 +66,17 @@ def read_labelled(
                 f"{folder}: the classes of CelebA are made by an attribute, such as Smiling; give "
                 "one, and no classes."
             )
-        return read_celeba(folder, attribute, side, colour=colour, most=most, seed=seed)
+        return read_celeba(
+            folder, attribute, side, colour=colour, most=most, seed=seed, progress=progress
+        )
     if attribute is not None:
         raise ConfigurationError(
             f"{folder}: an attribute makes the classes of CelebA alone; the layout is {found}."
         )
     read = read_ham10000 if found == "ham10000" else read_class_folders
-    return read(folder, side, classes=classes, colour=colour, most=most, seed=seed)
+    return read(
+        folder, side, classes=classes, colour=colour, most=most, seed=seed, progress=progress
+    )
 
 
 def find_layout(folder: str | Path) -> str:
@@ -107,6 +113,7 @@ def read_class_folders(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read images of which every class has a subfolder with the name of the class.
 
@@ -120,6 +127,7 @@ def read_class_folders(
         colour: three channels, or luminance alone.
         most: largest number of images, drawn by the same share of every class; default: all.
         seed: of what is drawn.
+        progress: told, after every image, how many of how many are read.
 
     Raises:
         FileFormatError: no such folder, a class without images, images outside of the subfolders,
@@ -151,7 +159,9 @@ def read_class_folders(
         kinds=[name for name, paths in zip(names, of_class, strict=True) for _ in paths],
         classes=names,
     )
-    return listed.read(side, colour=colour, most=most, seed=seed, classes=classes)
+    return listed.read(
+        side, colour=colour, most=most, seed=seed, progress=progress, classes=classes
+    )
 
 
 def _class_folders(folder: Path) -> list[Path]:

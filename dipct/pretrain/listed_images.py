@@ -3,7 +3,7 @@
 import filecmp
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ class ListedImages:
         most: int | None,
         seed: int,
         classes: Sequence[str] | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> LabelledImages:
         """Choose and read the images.
 
@@ -129,6 +130,7 @@ class ListedImages:
                 class; default: all.
             seed: of what is drawn.
             classes: those to keep, in the order of their new numbers; default: all.
+            progress: told, after every image, how many of how many are read.
 
         Raises:
             ConfigurationError: impossible settings, an unknown class, or a class of which no image
@@ -163,7 +165,7 @@ class ListedImages:
         paths = [self.paths[i] for i in kept]
         _check_memory(len(paths), side, colour)
         return LabelledImages(
-            images=read_squares(paths, side, colour=colour),
+            images=read_squares(paths, side, colour=colour, progress=progress),
             labels=labels[kept],
             classes=chosen,
             groups=groups[kept],

@@ -1,5 +1,7 @@
 """Labelled images that are drawn, and whose counterfactuals are known."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dipct.phantom import SceneTask, describe_task
@@ -8,7 +10,12 @@ from dipct.pretrain.seeds import check_whole
 
 
 def scene_images(
-    task: SceneTask, number: int, *, seed: int, labels_seed: int | None
+    task: SceneTask,
+    number: int,
+    *,
+    seed: int,
+    labels_seed: int | None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Pictures of a task with their classes.
 
@@ -21,6 +28,7 @@ def scene_images(
         number: how many.
         seed: of the pictures.
         labels_seed: of the labels that are wrong, see :meth:`SceneTask.labels`; None: none is.
+        progress: told, after every picture, how many of how many are drawn.
 
     Returns:
         The pictures; as source, what draws them again: arguments of
@@ -33,7 +41,11 @@ def scene_images(
     check_whole(seed, "seed")
     if labels_seed is not None:
         check_whole(labels_seed, "labels_seed")
-    scenes = task.sample(number, seed=seed)
+    scenes = []
+    for index in range(number):
+        scenes.append(task.sample_one(index, seed=seed))
+        if progress is not None:
+            progress(index + 1, number)
     return LabelledImages(
         images=np.stack([scene.image for scene in scenes]),
         labels=task.labels(scenes, seed=labels_seed),
