@@ -31,6 +31,7 @@ def centroid_settings(settings: ClassifierSettings) -> CentroidTrainingSettings:
         learning_rate=settings.learning_rate,
         flip=settings.flip,
         shift=settings.shift,
+        noise=settings.noise,
         seed=settings.seed,
     )
 
@@ -82,5 +83,7 @@ def fit_centroids(
     )
     head = method.modules(solution.state.tensors)[1].cpu()
     images, labels = (torch.from_numpy(part) for part in (held_out.images, held_out.labels))
-    report = report_centroids(trained.model, head, TRUNK, images, labels, seed=settings.seed)
+    report = report_centroids(
+        trained.model, head, TRUNK, images, labels, seed=settings.seed, noise=settings.noise
+    )
     return replace(trained, centroids=head, centroid_report=report)

@@ -118,7 +118,9 @@ def _reported(
     model, estimator = trained.model, trained.estimator
     if estimator is not None:
         images, labels = (torch.from_numpy(part) for part in (held_out.images, held_out.labels))
-        report = report_head(model, estimator, STAGES, images, labels, seed=settings.seed)
+        report = report_head(
+            model, estimator, STAGES, images, labels, seed=settings.seed, noise=settings.noise
+        )
         trained = replace(trained, report=report)
     task = task_of(trained)
     if task is not None:

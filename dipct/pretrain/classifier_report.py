@@ -1,5 +1,6 @@
 """What the heads of a classifier are worth, measured on images that they have not seen."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ LEAST_SPEARMAN, LEAST_AUROC = 0.3, 0.7
 """A head below either is not to be trusted as manifold consistency."""
 
 _AT_ONCE = 256
-_NOISE_STD, _BLUR_STD, _CROPPED = 0.12, 1.2, 0.3
+# Of grey values, and of the shorter side.
+_NOISE_STD, _BLUR_STD, _CROPPED = 0.12, 0.0375, 0.3
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def report_head(
     labels: Tensor,
     *,
     seed: int = 0,
+    noise: float = 0.0,
 ) -> HeadReport:
     """Measure a loss estimator, and calibrate its target, on held-out images.
 
@@ -85,6 +88,7 @@ def report_head(
         images: from zero to one, [N C H W].
         labels: classes, int64 [N].
         seed: of the noise and of what is cropped.
+        noise: standard deviation that the classifier was trained with.
 
     Raises:
         ShapeError: fewer than two images, or not one label for each.
@@ -96,7 +100,9 @@ def report_head(
     is_right = logits.argmax(1) == labels
     if bool(is_right.any()):
         estimator.calibrate(predicted[is_right])
-    shifted = _predict(operator, estimator, stages, shifted_images(images, seed=seed))[1]
+    shifted = _predict(operator, estimator, stages, shifted_images(images, seed=seed, noise=noise))[
+        1
+    ]
     return HeadReport(
         accuracy=float(is_right.double().mean()),
         spearman=float(spearmanr(predicted.cpu(), losses.cpu()).statistic),
@@ -113,6 +119,7 @@ def report_centroids(
     labels: Tensor,
     *,
     seed: int = 0,
+    noise: float = 0.0,
 ) -> CentroidReport:
     """Measure the centroids of a classifier on held-out images.
 
@@ -123,6 +130,7 @@ def report_centroids(
         images: from zero to one, [N C H W].
         labels: classes, int64 [N].
         seed: of the noise and of what is cropped.
+        noise: standard deviation that the classifier was trained with.
 
     Raises:
         ShapeError: fewer than two images, or not one label for each.
@@ -130,7 +138,7 @@ def report_centroids(
     _check(images, labels)
     operator = FeatureOperator(model, [layer], tuple(images.shape[1:]))
     kernels = _log_kernels(operator, head, layer, images)
-    shifted = _log_kernels(operator, head, layer, shifted_images(images, seed=seed))
+    shifted = _log_kernels(operator, head, layer, shifted_images(images, seed=seed, noise=noise))
     is_right = kernels.argmax(1) == labels
     # Of the logarithm, which has an order where the kernels themselves are zero to rounding.
     doubt = -kernels.amax(1)
@@ -141,26 +149,29 @@ def report_centroids(
     )
 
 
-def shifted_images(images: Tensor, *, seed: int) -> Tensor:
+def shifted_images(images: Tensor, *, seed: int, noise: float = 0.0) -> Tensor:
     """Images that a classifier was not made for: a third each noisy, blurred, partly cropped away.
 
     Args:
         images: from zero to one, [N C H W].
         seed: of noise and crops.
+        noise: standard deviation that the classifier was made for; these have more.
     """
     random = torch.Generator().manual_seed(seed)
     found = images.clone()
     noisy, blurred, cropped = (slice(i, None, 3) for i in range(3))
-    noise = torch.randn(found[noisy].shape, generator=random).to(images)
-    found[noisy] = (found[noisy] + _NOISE_STD * noise).clamp(0, 1)
-    reach = torch.arange(-3, 4, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-reach.square() / (2 * _BLUR_STD**2))
+    draw = torch.randn(found[noisy].shape, generator=random).to(images)
+    found[noisy] = (found[noisy] + (_NOISE_STD + noise) * draw).clamp(0, 1)
+    height, width = images.shape[-2:]
+    std = _BLUR_STD * min(height, width)
+    far = math.ceil(2.5 * std)
+    reach = torch.arange(-far, far + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-reach.square() / (2 * std**2))
     kernel = kernel / kernel.sum()
     channels = images.shape[1]
-    padded = F.pad(found[blurred], (3,) * 4, mode="replicate")
-    across = kernel.expand(channels, 1, 1, 7)
+    padded = F.pad(found[blurred], (far,) * 4, mode="replicate")
+    across = kernel.expand(channels, 1, 1, len(kernel))
     found[blurred] = F.conv2d(F.conv2d(padded, across, groups=channels), across.mT, groups=channels)
-    height, width = images.shape[-2:]
     rows, columns = max(1, round(_CROPPED * height)), max(1, round(_CROPPED * width))
     for image in found[cropped]:
         side = int(torch.randint(4, (1,), generator=random))

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dipct.errors import ConfigurationError, ShapeError
@@ -106,9 +105,10 @@ class LabelledBatches:
 
 def _shifted(images: Tensor, most: int, random: torch.Generator) -> Tensor:
     """Each image moved by whole pixels, its border repeated."""
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (most,) * 4, mode="replicate")
-    moves = torch.randint(2 * most + 1, (len(images), 2), generator=random).tolist()
-    return torch.stack(
-        [p[:, r : r + height, c : c + width] for p, (r, c) in zip(padded, moves, strict=True)]
-    )
+    number, _, height, width = images.shape
+    moves = torch.randint(-most, most + 1, (number, 2, 1), generator=random).to(images.device)
+    rows = (torch.arange(height, device=images.device) + moves[:, 0]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + moves[:, 1]).clamp(0, width - 1)
+    which = torch.arange(number, device=images.device)[:, None, None]
+    # Indices apart from a slice put the channels last.
+    return images[which, :, rows[:, :, None], columns[:, None]].movedim(-1, 1)
