@@ -113,6 +113,7 @@ class Plan:
         batch: queries at a time.
         device: where to compute.
         oracle: architecture of the classifier that judges.
+        tuning: folder with the choice of settings, if that is made elsewhere.
     """
 
     folder: Path
@@ -122,6 +123,7 @@ class Plan:
     batch: int = 17
     device: str = "cpu"
     oracle: str = "resnet18"
+    tuning: Path | None = None
 
     @property
     def runs(self) -> Path:
@@ -143,12 +145,14 @@ DEFAULT = Plan(
 FULL = Plan(
     RESULTS / "counterfactuals_full",
     {
-        "faces": Case("faces", 64, 200, 0, _FACES | {"steps": 1200}),
-        "lesions": Case("lesions", 96, 200, 1, _LESIONS | {"steps": 1200}),
+        "faces": Case("faces", 64, 200, 0, _FACES),
+        "lesions": Case("lesions", 96, 200, 1, _LESIONS | {"steps": 800}),
     },
     ARMS,
     batch=200,
     device="cuda",
+    # Weights mean the same at every size: what was chosen on small images has to do for these.
+    tuning=FOLDER,
 )
 QUICK = Plan(
     FOLDER / "runs" / "quick",

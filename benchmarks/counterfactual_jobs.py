@@ -54,6 +54,8 @@ class Job(NamedTuple):
 
 def path_of(plan: Plan, name: str) -> Path:
     """The file of a job: results are JSON, all else lies among the runs."""
+    if name.startswith("tuning-") and plan.tuning is not None:
+        return plan.tuning / f"{name}.json"
     is_kept_apart = name.startswith(("start-", "truth-"))
     return plan.runs / f"{name}.pt" if is_kept_apart else plan.folder / f"{name}.json"
 
@@ -74,13 +76,13 @@ def jobs(plan: Plan, case: str) -> list[Job]:
         ]
         found.append(Job(f"truth-{case}-{name}", needs, draw_truth, (case, name)))
     order = sorted(plan.arms, key=lambda name: ("unet", "inr", "pixels").index(_of(plan, name)))
-    for name in order:
+    for name in order if plan.tuning is None else ():
         needs = (judge, *_starts(plan, case, "tuning", name))
         found.append(Job(f"tuning-{case}-{slug(name)}", needs, tune, (case, name)))
     for name in order:
         for seed in plan.seeds:
             tuning = f"tuning-{case}-{slug(name)}"
-            needs = (tuning, *_starts(plan, case, str(seed), name))
+            needs = (judge, tuning, *_starts(plan, case, str(seed), name))
             found.append(Job(f"run-{case}-{seed}-{slug(name)}", needs, run, (case, seed, name)))
     for seed in plan.seeds:
         needs = (judge, f"truth-{case}-{seed}")
@@ -291,7 +293,8 @@ def discrepancy(plan: Plan, name: str, case: str, arm_name: str) -> None:
 
 def _sets(plan: Plan) -> list[tuple[int, str]]:
     """Sets of queries: the seed of their classifier, and their name."""
-    return [(plan.seeds[0], "tuning"), *((seed, str(seed)) for seed in plan.seeds)]
+    tuned = [] if plan.tuning is not None else [(plan.seeds[0], "tuning")]
+    return [*tuned, *((seed, str(seed)) for seed in plan.seeds)]
 
 
 def _of(plan: Plan, arm_name: str) -> str:

@@ -137,6 +137,26 @@ def claims(folder: Path, case: str) -> str:
 DISCREPANCY_CLAIMS = (("LSO + DIP", "LSO + DIP + DEP"), ("LSO + INR", DISC))
 
 
+def goals(folder: Path, case: str) -> str:
+    """The arm of the best localisation, against what it has to beat."""
+    rows = {name: each for name, each in rows_of(folder, case).items() if name in ARMS}
+    if len(rows) < len(ARMS):
+        return ""
+
+    def mean(name: str, column: str, *, of_all: bool) -> float:
+        kept = [row for row in rows[name][0] if of_all or row["valid"]]
+        return float(np.mean([row[column] for row in kept if column in row]))
+
+    masses = {name: mean(name, MASS, of_all=False) for name in rows}
+    best = max(masses, key=masses.__getitem__)
+    oracle = mean(best, "oracle_valid", of_all=True)
+    ratios = ", ".join(f"{masses[best] / masses[name]:.1f} times {name}" for name in ("PGD", TV))
+    return (
+        f"Best nMA: {best}, {masses[best]:.2f}, {ratios}; the oracle agrees with {oracle:.0%} of "
+        "all its counterfactuals."
+    )
+
+
 def discrepancies(folder: Path, case: str) -> str:
     """How far counterfactuals can replace pictures, and claim A2."""
     found = {}
@@ -183,7 +203,12 @@ def write_page(plan: Plan, *, is_published: bool) -> None:
     for case in plan.cases:
         parts = [table(folder, case)]
         if rows_of(folder, case):
-            parts += [claims(folder, case), discrepancies(folder, case), minutes(folder, case)]
+            parts += [
+                goals(folder, case),
+                claims(folder, case),
+                discrepancies(folder, case),
+                minutes(folder, case),
+            ]
         text = "\n\n".join(parts)
         print(f"\n{case}\n{text}")
         if is_published:

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from counterfactual_cases import DEFAULT, FULL, QUICK
 from counterfactual_jobs import jobs, work
+from counterfactual_pictures import write_pictures
 from counterfactual_tables import write_page
 
 
@@ -49,6 +50,9 @@ def main() -> None:
             elapsed = time.perf_counter() - began
             print(f"{elapsed:6.0f} s  {number}/{left}  {name}", flush=True)
     write_page(plan, is_published=not options.quick)
+    if plan.folder == DEFAULT.folder:
+        for path in write_pictures(plan):
+            print(path.name)
 
 
 if __name__ == "__main__":
