@@ -17,6 +17,16 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
 
+
+@pytest.fixture(autouse=True)
+def exact_convolutions():
+    """A rounded product is as good an optimisation, but not the same one."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 SHORT = {"steps": 12, "class_weight": 0.3}
 METHODS = {
     "lso-tv": SHORT,
