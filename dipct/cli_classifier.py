@@ -39,6 +39,10 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps, 1500 by default.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images in a step, 64 by default.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest, of Adam.")] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Up to so much in the images; makes counterfactuals visible, try 0.3."),
+    ] = None,
     loss_estimator: Annotated[
         bool | None, typer.Option(help="Train a loss estimator with it; yes by default.")
     ] = None,
@@ -79,6 +83,7 @@ def train(
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
+        "noise": noise,
         "loss_estimator": loss_estimator,
         "ranking_weight": ranking_weight,
         "detach_after": detach_after,

@@ -17,6 +17,7 @@ from dipct.pretrain import (
     report_head,
     shifted_images,
 )
+from dipct.pretrain.labelled_batches import LabelledBatches, LabelledTrainingSettings
 from dipct.solver import iterate
 
 
@@ -184,6 +185,23 @@ def test_shifted_images_are_noisy_blurred_and_cropped(faces):
     assert changed[1] < rough[1]
     assert (other[2] == 0).float().mean() > 0.25
     assert torch.equal(images, faces[0][:6])
+    # More than a classifier was made for.
+    noisier = shifted_images(images, seed=0, noise=0.3)
+    assert (noisier[0] - images[0]).std() > (other[0] - images[0]).std()
+    assert torch.equal(noisier[1:3], other[1:3])
+
+
+def test_noise_is_of_a_size_of_its_own_in_each_image(faces):
+    images, labels = faces
+    flat = torch.full_like(images, 0.5)
+    plain = {"batch": 64, "flip": False, "shift": 0, "seed": 3}
+    batches = LabelledBatches(flat, labels, LabelledTrainingSettings(noise=0.4, **plain))
+    stds = batches.batch(5)[0].flatten(1).std(1)
+    assert torch.equal(stds, batches.batch(5)[0].flatten(1).std(1))
+    assert stds.max() < 0.45
+    assert stds.min() < 0.1 < 0.3 < stds.max()
+    still = LabelledBatches(flat, labels, LabelledTrainingSettings(**plain))
+    assert torch.equal(still.batch(5)[0], flat[:64])
 
 
 @pytest.mark.parametrize(
@@ -194,6 +212,8 @@ def test_shifted_images_are_noisy_blurred_and_cropped(faces):
         ({"classifier_weight": 0.0, "ranking_weight": 0.0}, "not both zero"),
         ({"detach_after": 1.5}, "detach_after"),
         ({"post_hoc": True, "ranking_weight": 0.0}, "post_hoc"),
+        ({"noise": -0.1}, "noise"),
+        ({"noise": math.inf}, "noise"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):

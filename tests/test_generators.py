@@ -653,6 +653,33 @@ def deviation(found, expected):
     return float((found - expected).norm() / (expected - expected.mean()).norm())
 
 
+@every_reduced_network
+def test_networks_all_at_once_are_those_one_after_another(network, shape):
+    apart = network_generator(network, shape, F64)
+    together = NetworkGenerator(network, apart.z, shape, batching="vmap")
+    theta = torch.stack([apart.initial(seed) for seed in range(3)]).double()
+    found = []
+    for generator in (apart, together):
+        at = theta.clone().requires_grad_()
+        image = generator(at)
+        found.append((image.detach(), *torch.autograd.grad(image.square().sum(), at)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(one.abs().max()))
+    assert together.with_precision("float32").batching == "vmap"
+    # Not all are the same network.
+    assert deviation(found[0][0][0], found[0][0][1]) > 0.1
+
+
+def test_batching_is_one_of_two_and_not_in_bfloat16():
+    exact = network_generator(*REDUCED_NETWORKS["deep decoder"], F32)
+    for settings, message in (
+        ({"batching": "all"}, "loop or vmap"),
+        ({"batching": "vmap", "precision": "bfloat16"}, "no vmap"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            NetworkGenerator(exact.network, exact.z, exact.range_shape[1:], **settings)
+
+
 @needs_bfloat16
 @every_reduced_network
 def test_bfloat16_is_close_to_float32(network, shape):
