@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,16 @@ from typing import Any, NamedTuple
 import counterfactual_cases as cases
 import numpy as np
 import torch
-from counterfactual_cases import FIRST_TUNING, TUNING_QUERIES, Plan, Queries, slug
+from counterfactual_cases import (
+    DEFAULT,
+    FIRST_TUNING,
+    FULL,
+    QUICK,
+    TUNING_QUERIES,
+    Plan,
+    Queries,
+    slug,
+)
 from measuring import machine, write_result
 
 from dipct.inversion import Counterfactual
@@ -308,6 +318,13 @@ def _starts(plan: Plan, case: str, queries: str, arm_name: str) -> tuple[str, ..
 
 
 def _queries(plan: Plan, case: str, name: str) -> Queries:
+    return _queries_of(plan.folder, case, name)
+
+
+@cache
+def _queries_of(folder: Path, case: str, name: str) -> Queries:
+    # They do not depend on the device, which is all that a call changes of a plan.
+    plan = next(each for each in (DEFAULT, FULL, QUICK) if each.folder == folder)
     if name == "tuning":
         return cases.queries(case, plan.seeds[0], TUNING_QUERIES, first=FIRST_TUNING, plan=plan)
     return cases.queries(case, int(name), plan.cases[case].queries, plan=plan)
