@@ -244,6 +244,12 @@ def settings_of(
     )
 
 
+def chosen_of(case: str, name: str, *, plan: Plan = DEFAULT) -> dict[str, float]:
+    """What was chosen for an arm by its tuning."""
+    tried = read((plan.tuning or plan.folder) / f"tuning-{case}-{slug(name)}.json")["tried"]
+    return max(tried, key=lambda each: each["merit"])["values"]
+
+
 def start_of(
     asked: Queries, generator: str, *, plan: Plan = DEFAULT
 ) -> tuple[torch.Tensor, np.ndarray]:

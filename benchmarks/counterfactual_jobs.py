@@ -64,8 +64,8 @@ class Job(NamedTuple):
 
 def path_of(plan: Plan, name: str) -> Path:
     """The file of a job: results are JSON, all else lies among the runs."""
-    if name.startswith("tuning-") and plan.tuning is not None:
-        return plan.tuning / f"{name}.json"
+    if name.startswith("tuning-"):
+        return (plan.tuning or plan.folder) / f"{name}.json"
     is_kept_apart = name.startswith(("start-", "truth-"))
     return plan.runs / f"{name}.pt" if is_kept_apart else plan.folder / f"{name}.json"
 
@@ -207,8 +207,7 @@ def tune(plan: Plan, name: str, case: str, arm_name: str) -> None:
 def run(plan: Plan, name: str, case: str, seed: int, arm_name: str) -> None:
     """All queries of a classifier by one arm."""
     arm, began = plan.arms[arm_name], time.perf_counter()
-    tried = cases.read(path_of(plan, f"tuning-{case}-{slug(arm_name)}"))["tried"]
-    chosen = max(tried, key=lambda each: each["merit"])["values"]
+    chosen = cases.chosen_of(case, arm_name, plan=plan)
     asked, trained = _queries(plan, case, str(seed)), cases.classifier(case, seed, plan=plan)
     found = cases.explain(
         trained,
@@ -343,7 +342,19 @@ def _truths(plan: Plan, case: str, queries: str) -> list[Any]:
 def _scores(
     plan: Plan, case: str, queries: str, found: list[Counterfactual]
 ) -> list[dict[str, float]]:
-    seen = [
+    return cases.scores_of(
+        case,
+        _queries(plan, case, queries),
+        _truths(plan, case, queries),
+        np.stack([each.image for each in found]),
+        standings_of(found),
+        plan=plan,
+    )
+
+
+def standings_of(found: list[Counterfactual]) -> list[dict[str, float]]:
+    """What the classifier makes of counterfactuals."""
+    return [
         {
             "valid": float(each.valid),
             "confident": float(each.confident),
@@ -353,14 +364,6 @@ def _scores(
         }
         for each in found
     ]
-    return cases.scores_of(
-        case,
-        _queries(plan, case, queries),
-        _truths(plan, case, queries),
-        np.stack([each.image for each in found]),
-        seen,
-        plan=plan,
-    )
 
 
 def _load(path: Path) -> Any:
