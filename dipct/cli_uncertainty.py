@@ -2,12 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipct.cli_options import Resume
-from dipct.terminal import check_output, print_rows, say
+from dipct.cli_inversion import InversionFiles
+from dipct.cli_options import ClassNames, ImageShape, Normalisation, Resume, Weights
+from dipct.errors import ConfigurationError
+from dipct.terminal import print_rows, say
+
+if TYPE_CHECKING:
+    from dipct.uncertainty import UncertaintySettings
 
 
 class EvidenceChoice(StrEnum):
@@ -60,8 +65,25 @@ class StorageChoice(StrEnum):
 
 
 def uncertainty(
-    run: Annotated[Path, typer.Argument(help="Run file of a reconstruction by dip or edip.")],
-    out: Annotated[Path, typer.Option(help="Run file to write, with the uncertainty, .h5.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Run file of a reconstruction by dip or edip, or file of a counterfactual."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, with the uncertainty, .h5.")],
+    classifier: Annotated[
+        str | None,
+        typer.Option(help="Of a counterfactual or pre-image: the classifier that was inverted."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Of these: layer whose features are the data; repeat for more."),
+    ] = None,
+    weights: Weights = None,
+    normalisation: Normalisation = "none",
+    image_shape: ImageShape = None,
+    class_names: ClassNames = None,
     evidence: Annotated[
         EvidenceChoice, typer.Option(help="How hyper-parameters are tuned.")
     ] = EvidenceChoice.auto,
@@ -110,16 +132,19 @@ def uncertainty(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     resume: Resume = False,
 ) -> None:
-    """Quantify how far a reconstruction can be trusted; writes a run file, JSON and a figure."""
-    from dipct.figures import save_figure, uncertainty_figure
-    from dipct.pipeline import quantify
-    from dipct.pipeline.stages import remove_stages
-    from dipct.run import read_run, write_run
+    """Quantify how far a reconstruction can be trusted; writes a run file, JSON and a figure.
+
+    Of a counterfactual or a pre-image, how far the features of its query determine it.
+    """
     from dipct.uncertainty import UncertaintySettings
 
-    figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
-    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, run)
+    files = InversionFiles(out)
+    files.check(run, classifier, weights)
+    if classifier is None and (layer or weights or image_shape or class_names):
+        raise ConfigurationError(
+            "layer, weights, image-shape and class belong to counterfactuals and pre-images: give "
+            "--classifier with them."
+        )
     given = {
         "evidence": evidence.value,
         "prior": prior.value,
@@ -141,12 +166,48 @@ def uncertainty(
         "device": device,
     }
     settings = UncertaintySettings.from_values({k: v for k, v in given.items() if v is not None})
-    found = quantify(read_run(run), settings, checkpoint=stages, resume=resume, progress=True)
-    write_run(found, out)
-    remove_stages(stages)
+    if classifier is None:
+        _of_reconstruction(run, files, settings, resume)
+        return
+    from dipct.figures import inversion_uncertainty_figure, save_figure
+    from dipct.inversion import read_inversion
+    from dipct.pipeline import open_classifier, quantify_inversion
+
+    inverted = open_classifier(
+        classifier,
+        weights=weights,
+        normalisation=normalisation,
+        image_shape=image_shape,
+        classes=class_names,
+    )
+    found = quantify_inversion(
+        inverted,
+        read_inversion(run),
+        settings,
+        layers=tuple(layer or ()),
+        checkpoint=files.stages,
+        resume=resume,
+        progress=True,
+    )
+    files.write(found)
+    save_figure(inversion_uncertainty_figure(found), files.figure)
+    files.report(found, {})
+
+
+def _of_reconstruction(
+    run: Path, files: InversionFiles, settings: "UncertaintySettings", resume: bool
+) -> None:
+    from dipct.figures import save_figure, uncertainty_figure
+    from dipct.pipeline import quantify
+    from dipct.pipeline.stages import remove_stages
+    from dipct.run import read_run, write_run
+
+    found = quantify(read_run(run), settings, checkpoint=files.stages, resume=resume, progress=True)
+    write_run(found, files.out)
+    remove_stages(files.stages)
     result = found.uncertainty
     assert result is not None
-    save_figure(uncertainty_figure(found, result), figure)
+    save_figure(uncertainty_figure(found, result), files.figure)
     rows = {
         "log evidence": " ".join(
             [
@@ -162,4 +223,4 @@ def uncertainty(
         "time": f"{result.duration_s:.1f} s",
     }
     print_rows(rows)
-    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
+    say(f"Wrote {files.out}, {files.summary} and {files.figure}.")

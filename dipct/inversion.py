@@ -194,6 +194,17 @@ def read_pre_image(path: str | Path) -> PreImage:
     return _read(PreImage, path)
 
 
+def read_inversion(path: str | Path) -> Inversion:
+    """Read a counterfactual or a pre-image, whichever the file holds.
+
+    Raises:
+        FileFormatError: missing, truncated, foreign, or of a newer version.
+    """
+    with open_hdf5(Path(path), "a counterfactual or a pre-image, as written by dipct") as file:
+        kind = PreImage if PreImage.kind in file else Counterfactual
+    return _read(kind, path)
+
+
 def _read(kind: type[_Kind], path: str | Path) -> _Kind:
     expected = f"a {kind.kind}, as written by dipct"
     with open_hdf5(path, expected) as file:

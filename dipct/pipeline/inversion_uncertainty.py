@@ -75,10 +75,7 @@ def quantify_inversion(
     settings = settings.model_copy(
         update={"tv_prior": bool(settings.tv_prior), "samples": settings.samples or 256}
     )
-    if settings.tv_prior:
-        raise ConfigurationError(
-            "The total variation prior is for grey images of tomography; give tv_prior false."
-        )
+    _check(settings)
     device = find_device(settings.device)
     generator, theta = generator_of_inversion(found)
     if digest_of_models([classifier.model]) != found.classifier["parameters_sha256"]:
@@ -123,6 +120,21 @@ def quantify_inversion(
         samples=samples.cpu().numpy().astype(np.float32),
         scores={**found.scores, **scores},
     )
+
+
+def _check(settings: UncertaintySettings) -> None:
+    """Refuse what belongs to reconstructions from scans."""
+    for name, is_given in (
+        ("the total variation prior", settings.tv_prior),
+        ("mean linear", settings.mean == "linear"),
+        ("a fixed noise, which features do not have,", settings.fixed_noise),
+        ("score_margin", settings.score_margin),
+    ):
+        if is_given:
+            raise ConfigurationError(
+                f"Of reconstructions from scans alone is {name}; leave it out for counterfactuals "
+                "and pre-images."
+            )
 
 
 def generator_of_inversion(found: Inversion) -> tuple[Generator, Tensor]:
