@@ -114,6 +114,7 @@ class Plan:
         device: where to compute.
         oracle: architecture of the classifier that judges.
         tuning: folder with the choice of settings, if that is made elsewhere.
+        order: of generators, the first ones first.
     """
 
     folder: Path
@@ -124,6 +125,8 @@ class Plan:
     device: str = "cpu"
     oracle: str = "resnet18"
     tuning: Path | None = None
+    # What takes long begins early, so that nothing is left to wait for at the end.
+    order: tuple[str, ...] = ("unet", "inr", "pixels")
 
     @property
     def runs(self) -> Path:
@@ -153,6 +156,8 @@ FULL = Plan(
     device="cuda",
     # Weights mean the same at every size: what was chosen on small images has to do for these.
     tuning=FOLDER,
+    # A machine that is lent for minutes shall finish most of it.
+    order=("inr", "pixels", "unet"),
 )
 QUICK = Plan(
     FOLDER / "runs" / "quick",

@@ -341,7 +341,7 @@ def test_uncertainty_asks_for_what_belongs_to_the_file(work):
         (("--classifier", "faces.h5", "--score-margin", 2), "scans alone is score_margin"),
         (("--classifier", "faces.h5", "--fixed-noise"), "scans alone is a fixed noise"),
     ):
-        result = work(*files, *arguments, code=2)
+        result = work(*files, *arguments, code=1)
         assert message in " ".join(result.err.split()), result
         assert not (work.folder / "spread.h5").exists()
     assert "dipct-counterfactual" in work(*files, code=1).err
