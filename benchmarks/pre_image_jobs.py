@@ -52,7 +52,7 @@ class PreImagePlan(Plan):
     fit_steps: int = cases.FIT_STEPS
 
 
-PLAN = PreImagePlan(RESULTS / "pre_images", {}, {})
+PLAN = PreImagePlan(RESULTS / "pre_image_claims", {}, {})
 QUICK = replace(
     PLAN,
     folder=PLAN.runs / "quick",

@@ -123,7 +123,8 @@ def repair_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
             )
             claims.append(f"A9, {defect}, {layer}: {_comparison(*map(gain_of, pair))}")
     header = ["defect", "stage", "weight", "query", *NETWORKS]
-    return table([*header, *(f"{method} to the query" for method in NETWORKS)], rows), claims
+    header += [f"{method} to the query" for method in NETWORKS]
+    return table(header, rows) if rows else "", claims
 
 
 def filling_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
@@ -142,7 +143,8 @@ def filling_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
     claims = []
     if len(found) == len(FILLING):
         claims.append(f"A7, inside the block: {_comparison(*map(gain_of, found))}")
-    return table(["method", "valid", "query", "mean colour", "counterfactual"], rows), claims
+    header = ["method", "valid", "query", "mean colour", "counterfactual"]
+    return table(header, rows) if rows else "", claims
 
 
 def page_text(plan: PreImagePlan, pictures: list[Path]) -> str:
