@@ -168,6 +168,9 @@ def make_pre_images(plan: PreImagePlan, name: str, layer: str, method: str, defe
     if defect != NONE:
         values["psnr_of_query_db"] = psnrs(queries, clean)
         values["psnr_to_shown_db"] = psnrs(found, queries)
+        # The best that an image that shows nothing can have: it gains on a black margin too.
+        plain = np.broadcast_to(clean.mean((-2, -1), keepdims=True), clean.shape)
+        values["psnr_of_plain_db"] = psnrs(plain, clean)
     _write(plan, name, began, values)
 
 
@@ -215,7 +218,7 @@ def fill(plan: PreImagePlan, name: str, method: str) -> None:
         "valid": [float(each.valid) for each in found],
         "psnr_db": psnrs(images[BLOCK], true[BLOCK]),
         "psnr_of_query_db": psnrs(queries.images[BLOCK], true[BLOCK]),
-        "psnr_of_mean_colour_db": psnrs(with_mean_colour(queries.images)[BLOCK], true[BLOCK]),
+        "psnr_of_plain_db": psnrs(with_mean_colour(queries.images)[BLOCK], true[BLOCK]),
     }
     _write(plan, name, began, values)
 
