@@ -13,7 +13,7 @@ from dipct.phantom.walnut import Walnut
 _GAP = 0.15
 # Width of a crack at the gap and at one, in pixels of a picture of so many of them: even the
 # narrowest one opens the shell by more than its own thickness, as nothing natural does.
-_WIDTHS, _SIDE = (3.0, 5.0), 64
+_WIDTHS, _SIDE = (4.0, 6.0), 64
 # Width of an edge [pixels].
 _EDGE = 1.0
 # What a crack leaves of the values.
