@@ -43,10 +43,10 @@ from dipct.solver import PrimalDualTV, iterate
 FOLDER = RESULTS / "counterfactual_scan"
 RUNS = FOLDER / "runs"
 PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
-SIDE, VIEWS, NOISE = 48, (60, 8), 0.02
+SIDE, VIEWS, NOISE = 32, (60, 8), 0.02
 # Nuts of each class to explain, of so many that are scanned.
-NUTS, CANDIDATES = 4, 24
-TRAINING = {"number": 3000, "steps": 450, "learning_rate": 3e-3, "noise": 0.1}
+NUTS, CANDIDATES = 4, 40
+TRAINING = {"number": 3000, "steps": 900, "batch": 32, "learning_rate": 3e-3, "noise": 0.08}
 TV_WEIGHT, TV_STEPS = 2.0, 400
 ARMS = {
     "without the scan": {},
