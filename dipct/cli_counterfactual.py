@@ -21,7 +21,7 @@ _METHODS = "s1, disc, lso-tv, lso-dip, lso-inr, lso-inr-dep, iso-dip, wachter, p
 def counterfactual(
     classifier: OwnClassifier,
     image: Annotated[
-        str, typer.Option(help="An image file, or TASK:NUMBER of a drawn task, as faces:3.")
+        str, typer.Option(help="An image or run file, or TASK:NUMBER of a drawn task, as faces:3.")
     ],
     out: Annotated[Path, typer.Option(help="File to write, .h5.")],
     target: Annotated[
@@ -82,6 +82,13 @@ def counterfactual(
         list[Path] | None,
         typer.Option(help="Another classifier, whose class shall stay; repeat for more."),
     ] = None,
+    scan: Annotated[
+        str | None,
+        typer.Option(help="Scan that the image was reconstructed from, to agree with."),
+    ] = None,
+    measurement_weight: Annotated[
+        float | None, typer.Option(help="Of the misfit to the scan.")
+    ] = None,
     weights: Weights = None,
     normalisation: Normalisation = "none",
     image_shape: ImageShape = None,
@@ -93,11 +100,17 @@ def counterfactual(
     """Find an image like a given one that a classifier sees in another class."""
     from dipct.figures import counterfactual_figure, save_figure
     from dipct.inversion_settings import CounterfactualSettings
-    from dipct.pipeline import OtherClassifier, explain_query, open_classifier, open_query
+    from dipct.pipeline import (
+        OtherClassifier,
+        explain_query,
+        open_classifier,
+        open_query,
+        open_scan,
+    )
     from dipct.pretrain import read_trained_classifier
 
     files = InversionFiles(out)
-    files.check(classifier, image, region, weights, *(keep or []))
+    files.check(classifier, image, region, weights, scan, *(keep or []))
     given = {
         "steps": steps,
         "layers": tuple(layer) if layer else None,
@@ -120,6 +133,7 @@ def counterfactual(
         "frequency_std": frequency_std,
         "relaxation": relaxation,
         "norm_weight": norm_weight,
+        "measurement_weight": measurement_weight,
         "seed": seed,
         "device": device,
     }
@@ -141,6 +155,7 @@ def counterfactual(
         settings,
         region=region,
         others=[OtherClassifier(read_trained_classifier(path)) for path in keep or []],
+        scan=None if scan is None else open_scan(scan),
         checkpoint=files.stages,
         resume=resume,
         progress=True,

@@ -11,8 +11,9 @@ from dipct.phantom.walnut import Walnut
 
 # Causes of a crack within this of zero are never drawn: no nut is between two classes.
 _GAP = 0.15
-# Width of a crack at the gap and at one, in pixels of a picture of so many of them.
-_WIDTHS, _SIDE = (2.2, 3.5), 64
+# Width of a crack at the gap and at one, in pixels of a picture of so many of them: even the
+# narrowest one opens the shell by more than its own thickness, as nothing natural does.
+_WIDTHS, _SIDE = (4.0, 6.0), 64
 # Width of an edge [pixels].
 _EDGE = 1.0
 # What a crack leaves of the values.
@@ -21,25 +22,22 @@ _LEFT = 0.03
 _SUPERSAMPLING = 2
 # A nut of scale one is so much larger than the phantom, and fills the picture.
 _ZOOM = 1.2
-# How far a crack in the shell reaches outwards and inwards from the outline of the nut, which has
-# bumps; half the length of one in the kernel. In units of the nut.
-_OUTWARDS, _INWARDS, _HALF_LENGTH = 0.25, 0.18, 0.17
-# The middle line of each half of the kernel: distance from the septum, and half its length.
-_KERNEL_X, _KERNEL_Y = 0.215, 0.31
-# Against the shortest way through: from the first to the second angle in the shell, which a crack
-# would hardly show in otherwise, and up to the third in the kernel [rad].
-_SHELL_SLANTS, _KERNEL_SLANT = (0.6, 1.1), 0.7
+# How far a crack reaches outwards from the outline of the nut, which has bumps, and inwards, in
+# the shell alone or through the kernel. In units of the nut.
+_OUTWARDS, _SHALLOW, _DEEP = 0.25, 0.18, 0.45
+# Angle against the shortest way through the shell, which is too thin to show that one [rad].
+_SLANTS = (0.6, 1.1)
 _BEND = 1.5
 
 
 class WalnutTask(SceneTask):
     """Grey slices of walnuts: intact or cracked.
 
-    A crack is a dark, slightly curved gap through the shell or across a half of the kernel. Causes
-    lie between -1 and 1: ``crack`` is positive where there is one and then makes its width,
-    ``part`` is positive for the shell and else the kernel, ``place`` times pi is the angle about
-    the centre of the nut, from the x axis towards y (the middle line of the kernel is as long as
-    the turn), ``slant`` and ``bend`` make its course. Where there is no crack the other causes do
+    A crack is a dark, slightly curved gap through the shell, which may run on through the kernel.
+    Gaps in the kernel alone would not do: it has natural ones. Causes lie between -1 and 1:
+    ``crack`` is positive where there is one and then makes its width, ``part`` is positive for the
+    shell alone, ``place`` times pi is the angle about the centre of the nut, from the x axis
+    towards y, ``slant`` and ``bend`` make its course. Where there is no crack the other causes do
     not show. The nut itself with its hollows and thin natural cracks, the height of the slice,
     pose, brightness and noise are nuisances.
 
@@ -122,17 +120,11 @@ class WalnutTask(SceneTask):
         shrink = np.sqrt(1 - (float(n["height"]) / c) ** 2)
         angle, slant = np.pi * causes["place"], causes["slant"]
         cosine, sine = np.cos(angle), np.sin(angle)
-        if causes["part"] > 0:
-            radius = shrink / np.hypot(cosine / a, sine / b)
-            middle_x, middle_y = radius * cosine, radius * sine
-            least, most = _SHELL_SLANTS
-            course = angle + np.copysign(least + (most - least) * abs(slant), slant)
-            first, last = -_INWARDS, _OUTWARDS
-        else:
-            middle_x = shrink * np.copysign(_KERNEL_X, cosine)
-            middle_y = shrink * _KERNEL_Y * sine
-            course = _KERNEL_SLANT * slant
-            first, last = -_HALF_LENGTH, _HALF_LENGTH
+        radius = shrink / np.hypot(cosine / a, sine / b)
+        middle_x, middle_y = radius * cosine, radius * sine
+        least, most = _SLANTS
+        course = angle + np.copysign(least + (most - least) * abs(slant), slant)
+        first, last = -_SHALLOW if causes["part"] > 0 else -_DEEP, _OUTWARDS
         dx, dy = x - middle_x, y - middle_y
         along = np.cos(course) * dx + np.sin(course) * dy
         across = np.cos(course) * dy - np.sin(course) * dx

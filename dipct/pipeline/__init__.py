@@ -16,6 +16,7 @@ from dipct.pipeline.query import Query as Query
 from dipct.pipeline.query import explain_query as explain_query
 from dipct.pipeline.query import open_query as open_query
 from dipct.pipeline.reconstruct import reconstruct as reconstruct
+from dipct.pipeline.scan_measurement import measurement_of as measurement_of
 from dipct.pipeline.simulate import example_scan as example_scan
 from dipct.pipeline.simulate import simulate as simulate
 from dipct.pipeline.spectrum import network_spectra_of as network_spectra_of

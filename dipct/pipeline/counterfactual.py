@@ -70,7 +70,7 @@ def counterfactual(
             everywhere.
         others: further classifiers, whose classes are to change too or to stay.
         measurement: misfit of an image to a scan, for queries that come from one: what a scan
-            determines cannot be changed.
+            determines cannot be changed. See :func:`dipct.pipeline.measurement_of`.
         initial: parameters of the generator that make the queries, [B P], from an earlier fit.
         source: what the queries were read from, for the record.
         checkpoint: folder to keep finished parts and the state of the fit in; it stays until the
@@ -171,6 +171,7 @@ def counterfactual(
         solution,
         settings,
         others=others,
+        measurement=measurement,
         allowed=allowed,
         source=source,
         seconds=time.perf_counter() - began + stages.saved_seconds,

@@ -10,6 +10,7 @@ from dipct.evaluation import agreement, edit_size, localisation, psnr
 from dipct.generator import Generator
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
+from dipct.objective import DataTerm
 from dipct.operator import LOGITS
 from dipct.phantom import TrueCounterfactuals
 from dipct.pipeline.counterfactual_problem import CounterfactualProblem, OtherClassifier
@@ -31,6 +32,7 @@ def counterfactual_results(
     settings: CounterfactualSettings,
     *,
     others: Sequence[OtherClassifier],
+    measurement: DataTerm | None,
     allowed: Tensor | None,
     source: str,
     seconds: float,
@@ -46,6 +48,7 @@ def counterfactual_results(
         solution: of the fit.
         settings: of the fit.
         others: that had a say; how far they see their classes is among the scores.
+        measurement: misfit to a scan; those of queries and images are among the scores.
         allowed: where the images were free to change, [B H W].
         source: what the queries were read from.
         seconds: that all of it took.
@@ -59,6 +62,12 @@ def counterfactual_results(
             for _, term in problem.terms
             if term.name in _MANIFOLD
         }
+        if measurement is not None:
+            # Per measured value, in units of the noise: about one where the image explains it.
+            natural["scan misfit"] = tuple(
+                measurement.fidelity.discrepancy(measurement.operator(each))
+                for each in (queries, images)
+            )
     kept = {name: (one, two) for name, one, two in _of_others(others, queries, images)}
     target = problem.target.target.expand(len(queries))
     found = []

@@ -9,13 +9,16 @@ import numpy as np
 from dipct.errors import ConfigurationError, DataError, FileFormatError, ShapeError
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
+from dipct.measurement.scan import Scan
 from dipct.phantom import Scene, SceneTask, describe_task
 from dipct.pipeline.counterfactual import counterfactual
 from dipct.pipeline.counterfactual_problem import OtherClassifier
 from dipct.pipeline.counterfactual_result import known_scores
 from dipct.pipeline.labelled import QUERY, task_of
+from dipct.pipeline.scan_measurement import image_of_run, measurement_of
 from dipct.pretrain import TrainedClassifier
 from dipct.pretrain.image_files import read_square
+from dipct.run import is_run_file
 
 _DRAWS = 16
 
@@ -42,8 +45,9 @@ def open_query(classifier: TrainedClassifier, image: str) -> Query:
 
     Args:
         classifier: decides the size and number of channels.
-        image: a file, whose largest centred square is resized; or the name of the drawn task that
-            the classifier was trained on, and a number, as ``faces:3``.
+        image: a picture file, whose largest centred square is resized; a run file, whose image is
+            divided by its largest value; or the name of the drawn task that the classifier was
+            trained on, and a number, as ``faces:3``.
 
     Raises:
         FileFormatError: no readable image.
@@ -76,6 +80,10 @@ def open_query(classifier: TrainedClassifier, image: str) -> Query:
             f"Files are read as squares; the classifier takes {height} x {width} pixels. Give the "
             "image to dipct.counterfactual as an array."
         )
+    if is_run_file(image):
+        if channels != 1:
+            raise ShapeError(f"{image}: reconstructions are grey, the classifier sees colours.")
+        return Query(image_of_run(Path(image), height), image)
     return Query(read_square(Path(image), height, colour=channels == 3), image)
 
 
@@ -87,6 +95,7 @@ def explain_query(
     *,
     region: Path | None = None,
     others: Sequence[OtherClassifier] = (),
+    scan: Scan | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -100,6 +109,7 @@ def explain_query(
         settings: how.
         region: image file; edits are only where it is not black.
         others: see :func:`dipct.pipeline.counterfactual`.
+        scan: that the query was reconstructed from; see :func:`dipct.pipeline.measurement_of`.
         checkpoint: likewise.
         resume: likewise.
         progress: likewise.
@@ -122,6 +132,9 @@ def explain_query(
         settings,
         region=allowed,
         others=others,
+        measurement=None
+        if scan is None
+        else measurement_of(scan, query.image, device=settings.device),
         source=query.source,
         checkpoint=checkpoint,
         resume=resume,
