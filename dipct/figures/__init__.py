@@ -9,6 +9,9 @@ from dipct.figures.compare import comparison_figure as comparison_figure
 from dipct.figures.counterfactual import counterfactual_figure as counterfactual_figure
 from dipct.figures.counterfactual import counterfactual_grid as counterfactual_grid
 from dipct.figures.counterfactual import pre_image_figure as pre_image_figure
+from dipct.figures.inversion_uncertainty import (
+    inversion_uncertainty_figure as inversion_uncertainty_figure,
+)
 from dipct.figures.run import run_figure as run_figure
 from dipct.figures.save import save_figure as save_figure
 from dipct.figures.scan import scan_figure as scan_figure
