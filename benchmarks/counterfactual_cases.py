@@ -114,6 +114,7 @@ class Plan:
         device: where to compute.
         oracle: architecture of the classifier that judges.
         tuning: folder with the choice of settings, if that is made elsewhere.
+        order: of generators, the first ones first.
     """
 
     folder: Path
@@ -124,6 +125,8 @@ class Plan:
     device: str = "cpu"
     oracle: str = "resnet18"
     tuning: Path | None = None
+    # What takes long begins early, so that nothing is left to wait for at the end.
+    order: tuple[str, ...] = ("unet", "inr", "pixels")
 
     @property
     def runs(self) -> Path:
@@ -153,6 +156,8 @@ FULL = Plan(
     device="cuda",
     # Weights mean the same at every size: what was chosen on small images has to do for these.
     tuning=FOLDER,
+    # A machine that is lent for minutes shall finish most of it.
+    order=("inr", "pixels", "unet"),
 )
 QUICK = Plan(
     FOLDER / "runs" / "quick",
@@ -304,21 +309,33 @@ def scores_of(
     images: np.ndarray,
     seen: list[dict[str, float]],
     *,
+    shown: np.ndarray | None = None,
     plan: Plan = DEFAULT,
 ) -> list[dict[str, float]]:
-    """Scores of images against what is known, for each query."""
+    """Scores of images against what is known, for each query.
+
+    Args:
+        case: the task.
+        asked: queries.
+        truths: right answers.
+        images: to score, [N C H W].
+        seen: what the classifier makes of them.
+        shown: what it was shown, if not the queries as drawn.
+        plan: that the oracle is of.
+    """
+    shown = asked.images if shown is None else shown
     judge = oracle(case, plan=plan).features([LOGITS])
     found = []
-    for scene, target, truth, image, standing in zip(
-        asked.scenes, asked.targets, truths, images, seen, strict=True
+    for query, target, truth, image, standing in zip(
+        shown, asked.targets, truths, images, seen, strict=True
     ):
         with torch.no_grad():
             judged = int(judge(torch.from_numpy(image)).argmax())
         values = {
             **standing,
             "oracle_valid": float(judged == target),
-            **edit_scores(scene.image, image),
-            **known_scores(scene.image, image, truth)[0],
+            **edit_scores(query, image),
+            **known_scores(query, image, truth)[0],
         }
         # JSON has neither NaN nor infinity: what does not exist is left out.
         found.append({name: value for name, value in values.items() if np.isfinite(value)})

@@ -77,15 +77,15 @@ def jobs(plan: Plan, case: str) -> list[Job]:
     for seed in plan.seeds:
         found.append(Job(f"classifier-{case}-{seed}", (), train, (case, seed)))
     found.append(Job(judge, (), train_oracle, (case,)))
-    # Networks take longest, and what is long begins early.
-    generators = [g for g in ("unet", "inr") if any(a.generator == g for a in plan.arms.values())]
+    used = {arm.generator for arm in plan.arms.values()}
+    generators = [g for g in plan.order if g in used and g != "pixels"]
     for seed, name in _sets(plan):
         needs = (f"classifier-{case}-{seed}",)
         found += [
             Job(f"start-{case}-{name}-{g}", needs, start, (case, name, g)) for g in generators
         ]
         found.append(Job(f"truth-{case}-{name}", needs, draw_truth, (case, name)))
-    order = sorted(plan.arms, key=lambda name: ("unet", "inr", "pixels").index(_of(plan, name)))
+    order = sorted(plan.arms, key=lambda name: plan.order.index(_of(plan, name)))
     for name in order if plan.tuning is None else ():
         needs = (judge, *_starts(plan, case, "tuning", name))
         found.append(Job(f"tuning-{case}-{slug(name)}", needs, tune, (case, name)))

@@ -1,10 +1,10 @@
-"""Claim: the posterior of tomography tells how far features determine a counterfactual.
+"""Uncertainty of counterfactuals: the posterior of tomography, with hidden features as data.
 
-Faces of 32 pixels that do not smile, explained by an implicit network; then the linearised
-network's posterior with features of the query as data, hyper-parameters and noise by the exact
-evidence, and 256 samples. Twelve results of about a minute each on one core.
+Faces of 32 pixels and the first classifier of benchmarks/counterfactuals.py: counterfactuals by an
+implicit network, exact evidence, 256 samples; the data are the features that the counterfactual was
+fitted with, or those of the last stage.
 
-    python benchmarks/counterfactual_uncertainty.py
+    python benchmarks/counterfactual_uncertainty.py            # what is not done, two at a time
     python benchmarks/counterfactual_uncertainty.py --table    # table and picture only
 """
 
@@ -16,140 +16,124 @@ from pathlib import Path
 import counterfactual_cases as cases
 import numpy as np
 import torch
-from counterfactual_cases import FIT_STEPS, STEPS, read, slug
+from counterfactual_cases import Plan, read
+from counterfactual_jobs import Job, work
+from counterfactual_pictures import PICTURES
 from measuring import RESULTS, machine, replace_section, write_result
-from measuring import table as markdown
 
+from dipct.evaluation import bootstrap_interval
 from dipct.figures import inversion_uncertainty_figure, save_figure
 from dipct.inversion import Counterfactual, read_counterfactual, write_inversion
 from dipct.operator import LOGITS
 from dipct.pipeline import counterfactual, quantify_inversion
-from dipct.pipeline.counterfactual_result import known_scores
 from dipct.pretrain import TrainedClassifier
 from dipct.uncertainty import UncertaintySettings
 
-FOLDER = RESULTS / "counterfactual_uncertainty"
-DOCS = Path(__file__).parents[1] / "docs"
-PICTURE = DOCS / "pictures" / "counterfactual-uncertainty.png"
-FACES, SAMPLES = 6, 256
-METHOD = {
-    "method": "lso-inr",
-    "steps": STEPS,
-    "fit_steps": FIT_STEPS,
-    "class_weight": 0.3,
-    "learning_rate": 1e-3,
-}
-# What it was fitted with, and features that are about the class, which it was made to change.
-DATA = {"layer1 and layer2": ("layer1", "layer2"), "layer4": ("layer4",)}
-COLUMNS = {
-    "std_inside": ("std inside", 3),
-    "std_outside": ("std outside", 3),
-    "ratio": ("inside / outside", 2),
-    "samples_in_target": ("samples in the class", 2),
-    "noise_in_target": ("white noise of this std", 2),
-    "noise": ("noise of the features", 2),
-    "feature_residual": ("residual of samples / noise", 2),
+PLAN = Plan(RESULTS / "counterfactual_uncertainty", {}, cases.ARMS)
+PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
+ARM, SAMPLES, FACES = "LSO + INR + DEP, all at once", 256, 6
+# What the image was fitted with, and what is about the class, which it was made to change.
+DATA = {"fitted": (), "layer4": ("layer4",)}
+ROWS = {
+    "std_inside": "mean standard deviation inside the true edit region",
+    "std_outside": "outside",
+    "ratio": "inside over outside",
+    "samples_in_target": "share of samples that the classifier sees in the target class",
+    "noise_in_target": "the same of white noise with this standard deviation",
+    "noise": "noise of the features, by the evidence",
+    "feature_residual": "residual of the samples' features over that noise",
 }
 
 
-def run(number: int) -> None:
-    """Posteriors of a face."""
+def run(plan: Plan, name: str, number: int) -> None:
+    """A face."""
     trained = cases.classifier("faces", 0)
-    left = [data for data in DATA if not path_of(number, data).exists()]
-    if not left:
-        return
-    found = explained(trained, number)
-    for data in left:
+    asked = cases.queries("faces", 0, FACES)
+    scene, target = asked.scenes[number], asked.targets[number]
+    settings = cases.settings_of(cases.ARMS[ARM], cases.chosen_of("faces", ARM))
+    (found,) = counterfactual(trained, scene.image, target, settings, source=f"face {number}")
+    truth = asked.task.true_counterfactuals(scene, target, draws=cases.TRUE_ONES)
+    found = replace(found, region=truth.may)
+    plan.runs.mkdir(parents=True, exist_ok=True)
+    wanted = UncertaintySettings(samples=SAMPLES, draws=SAMPLES)
+    results = {}
+    for data, layers in DATA.items():
         began, worked = time.perf_counter(), time.process_time()
-        settings = UncertaintySettings(samples=SAMPLES, draws=SAMPLES, tv_prior=False)
-        quantified = quantify_inversion(trained, found, settings, layers=DATA[data])
-        times = {
-            "seconds": time.perf_counter() - began,
-            "processor_seconds": time.process_time() - worked,
-        }
-        write_inversion(quantified, kept(number, data))
-        scores = dict(quantified.scores)
+        quantified = quantify_inversion(trained, found, wanted, layers=layers)
+        times = (time.perf_counter() - began, time.process_time() - worked)
+        write_inversion(quantified, plan.runs / f"{name}-{data}.h5")
+        scores = {key: quantified.scores[key] for key in ROWS if key in quantified.scores}
         scores["ratio"] = scores["std_inside"] / scores["std_outside"]
         scores["noise_in_target"] = noise_in_target(trained, quantified)
-        write_result(
-            path_of(number, data),
-            {
-                "face": number,
-                "data": data,
-                "accuracy": trained.accuracy,
-                "p_target": quantified.p_target,
-                "settings": dict(quantified.settings),
-                "scores": scores,
-                "uncertainty": dict(quantified.uncertainty),
-                **times,
-                "machine": machine(),
-            },
-        )
-        print(path_of(number, data).name, flush=True)
-
-
-def explained(trained: TrainedClassifier, number: int) -> Counterfactual:
-    """The counterfactual of a face, with the region that true ones edit."""
-    asked = cases.queries("faces", 0, FACES)
-    (found,) = counterfactual(
-        trained, asked.images[number], asked.targets[number], source=f"face {number}", **METHOD
+        results[data] = {
+            "scores": scores,
+            "uncertainty": dict(quantified.uncertainty),
+            **dict(zip(("seconds", "processor_seconds"), times, strict=True)),
+        }
+    write_result(
+        plan.folder / f"{name}.json",
+        {
+            "valid": found.valid,
+            "p_target": found.p_target,
+            "results": results,
+            "seconds": sum(each["seconds"] for each in results.values()),
+            "machine": machine(),
+        },
     )
-    one = replace(asked, scenes=[asked.scenes[number]], targets=[asked.targets[number]])
-    (truth,) = cases.truths_of(one)
-    scores, nearest = known_scores(found.query, found.image, truth)
-    return replace(found, scores={**found.scores, **scores}, region=truth.may, truth=nearest)
 
 
 def noise_in_target(trained: TrainedClassifier, found: Counterfactual) -> float:
-    """The share in the class of as many images with independent noise of the posterior's std."""
+    """Share in the target class of as many images with independent noise of this deviation."""
+    assert found.std is not None
     random = torch.Generator().manual_seed(0)
-    white = torch.randn(found.samples.shape, generator=random)
+    white = torch.randn(SAMPLES, *found.image.shape, generator=random)
     images = (torch.from_numpy(found.image) + torch.from_numpy(found.std) * white).clamp(0, 1)
     with torch.no_grad():
         seen = trained.features([LOGITS])(images).argmax(-1)
     return float((seen == found.target).double().mean())
 
 
-def path_of(number: int, data: str) -> Path:
-    return FOLDER / f"{slug(data)}-{number}.json"
-
-
-def kept(number: int, data: str) -> Path:
-    """The counterfactual with its posterior, which is not kept with the results."""
-    path = FOLDER / "runs" / f"{slug(data)}-{number}.h5"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def table() -> str:
-    rows = []
-    for data in DATA:
-        results = [read(path) for path in sorted(FOLDER.glob(f"{slug(data)}-*.json"))]
-        if not results:
-            continue
-        cells = []
-        for name, (_, digits) in COLUMNS.items():
-            values = np.array([each["scores"][name] for each in results])
-            low, high = values.min(), values.max()
-            cells.append(f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
-        features = results[0]["uncertainty"]["features"]
-        rows.append([data, str(features), str(len(results)), *cells])
-    if not rows:
+    """Means over faces with intervals."""
+    results = [read(path)["results"] for path in sorted(PLAN.folder.glob("face-*.json"))]
+    if not results:
         return "Nothing was run yet."
-    return markdown(["data", "features", "faces", *(title for title, _ in COLUMNS.values())], rows)
+    how = {data: results[0][data]["uncertainty"] for data in DATA}
+    titles = [
+        f"{', '.join(how[data]['layers'])} ({how[data]['features']} features)" for data in DATA
+    ]
+    lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    for key, title in ROWS.items():
+        cells = []
+        for data in DATA:
+            values = np.array([each[data]["scores"][key] for each in results])
+            low, high = bootstrap_interval(values)
+            cells.append(f"{values.mean():.3g} ({low:.3g} to {high:.3g})")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    worked = [np.mean([each[data]["processor_seconds"] for each in results]) for data in DATA]
+    lines.append("| processor time each [s] | " + " | ".join(f"{t:.0f}" for t in worked) + " |")
+    return "\n".join([*lines, "", f"{len(results)} faces; means with 95 per cent intervals."])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--processes", type=int, default=2, help="jobs at a time")
     parser.add_argument("--table", action="store_true", help="only table and picture")
-    if not parser.parse_args().table:
-        for number in range(FACES):
-            run(number)
-    replace_section(DOCS / "counterfactuals.md", "counterfactuals uncertainty", table())
-    if (first := kept(0, next(iter(DATA)))).exists():
-        save_figure(inversion_uncertainty_figure(read_counterfactual(first)), PICTURE)
+    options = parser.parse_args()
+    if not options.table:
+        cases.classifier("faces", 0)
+        todo = [Job(f"face-{number}", (), run, (number,)) for number in range(FACES)]
+        for name in work(PLAN, todo, processes=options.processes):
+            print(name, flush=True)
+    text = table()
+    print(text)
+    replace_section(PAGE, "counterfactuals uncertainty", text)
+    first = PLAN.runs / f"face-0-{next(iter(DATA))}.h5"
+    if first.exists():
+        figure = inversion_uncertainty_figure(read_counterfactual(first))
+        save_figure(figure, PICTURES / "counterfactuals-uncertainty.png")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,18 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipct.cli_options import Resume
-from dipct.terminal import check_output, print_rows, say
+from dipct.cli_inversion import InversionFiles
+from dipct.cli_options import ClassNames, ImageShape, Normalisation, Resume, Weights
+from dipct.errors import ConfigurationError
+from dipct.terminal import print_rows, say
+
+if TYPE_CHECKING:
+    from dipct.inversion import Inversion
+    from dipct.uncertainty import UncertaintySettings
 
 
 class EvidenceChoice(StrEnum):
@@ -60,8 +66,25 @@ class StorageChoice(StrEnum):
 
 
 def uncertainty(
-    run: Annotated[Path, typer.Argument(help="Run file of a reconstruction by dip or edip.")],
-    out: Annotated[Path, typer.Option(help="Run file to write, with the uncertainty, .h5.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Run file of a reconstruction by dip or edip, or file of a counterfactual."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, with the uncertainty, .h5.")],
+    classifier: Annotated[
+        str | None,
+        typer.Option(help="Of a counterfactual or pre-image: the classifier that was inverted."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Of these: layer whose features are the data, by default as fitted."),
+    ] = None,
+    weights: Weights = None,
+    normalisation: Normalisation = "none",
+    image_shape: ImageShape = None,
+    class_names: ClassNames = None,
     evidence: Annotated[
         EvidenceChoice, typer.Option(help="How hyper-parameters are tuned.")
     ] = EvidenceChoice.auto,
@@ -91,7 +114,8 @@ def uncertainty(
         bool, typer.Option("--fixed-noise", help="Do not tune the noise level.")
     ] = False,
     samples: Annotated[
-        int | None, typer.Option(help="Images to draw and keep; by default none are kept.")
+        int | None,
+        typer.Option(help="Images to draw and keep; by default none, of a counterfactual 256."),
     ] = None,
     draws: Annotated[
         int, typer.Option(help="Images that the standard deviation is made of, if not exact.")
@@ -110,16 +134,26 @@ def uncertainty(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     resume: Resume = False,
 ) -> None:
-    """Quantify how far a reconstruction can be trusted; writes a run file, JSON and a figure."""
-    from dipct.figures import save_figure, uncertainty_figure
-    from dipct.pipeline import quantify
-    from dipct.pipeline.stages import remove_stages
-    from dipct.run import read_run, write_run
+    """Quantify how far a reconstruction can be trusted; writes a run file, JSON and a figure.
+
+    Of a counterfactual or a pre-image, how far the features of its query determine it.
+    """
+    from dipct.inversion import is_inversion
     from dipct.uncertainty import UncertaintySettings
 
-    figure, stages = out.with_suffix(".png"), out.with_name(f"{out.name}.stages")
-    for path, suffix in ((out, ".h5"), (out.with_suffix(".json"), ".json"), (figure, ".png")):
-        check_output(path, suffix, run)
+    files = InversionFiles(out)
+    files.check(run, classifier, weights)
+    of_classifiers = (layer, weights, image_shape, class_names, normalisation != "none")
+    if classifier is None and any(of_classifiers):
+        raise ConfigurationError(
+            "layer, weights, normalisation, image-shape and class belong to counterfactuals and "
+            "pre-images: give --classifier with them."
+        )
+    if classifier is None and is_inversion(run):
+        raise ConfigurationError(
+            f"{run} was made for a classifier, whose features are the data of its uncertainty: "
+            "give --classifier."
+        )
     given = {
         "evidence": evidence.value,
         "prior": prior.value,
@@ -141,20 +175,75 @@ def uncertainty(
         "device": device,
     }
     settings = UncertaintySettings.from_values({k: v for k, v in given.items() if v is not None})
-    found = quantify(read_run(run), settings, checkpoint=stages, resume=resume, progress=True)
-    write_run(found, out)
-    remove_stages(stages)
+    if classifier is None:
+        _of_reconstruction(run, files, settings, resume)
+        return
+    from dipct.figures import inversion_uncertainty_figure, save_figure
+    from dipct.inversion import read_inversion
+    from dipct.pipeline import open_classifier, quantify_inversion
+
+    inverted = open_classifier(
+        classifier,
+        weights=weights,
+        normalisation=normalisation,
+        image_shape=image_shape,
+        classes=class_names,
+    )
+    found = quantify_inversion(
+        inverted,
+        read_inversion(run),
+        settings,
+        layers=tuple(layer or ()),
+        checkpoint=files.stages,
+        resume=resume,
+        progress=True,
+    )
+    files.write(found)
+    save_figure(inversion_uncertainty_figure(found), files.figure)
+    _report(found, files)
+
+
+def _report(found: "Inversion", files: InversionFiles) -> None:
+    """Print what is known of an image of a classifier."""
+    how = found.uncertainty
+    names = (
+        "feature_residual",
+        "std_inside",
+        "std_outside",
+        "samples_in_target",
+    )
+    scores = {n.replace("_", " "): f"{found.scores[n]:.4g}" for n in names if n in found.scores}
+    rows = {
+        "data": f"{how['features']} features of {', '.join(how['layers'])}",
+        "log evidence": _evidence(how["log_evidence"], how["log_evidence_error"], how["status"]),
+        **{name: f"{value:.4g}" for name, value in how["hyperparameters"].items()},
+        **scores,
+        "time": f"{how['duration_s']:.1f} s",
+    }
+    print_rows(rows)
+    say(f"Wrote {files.out}, {files.summary} and {files.figure}.")
+
+
+def _evidence(value: float, error: float, status: str) -> str:
+    return " ".join([f"{value:.1f}", *([f"± {error:.1f}"] if error else []), f"nat, {status}"])
+
+
+def _of_reconstruction(
+    run: Path, files: InversionFiles, settings: "UncertaintySettings", resume: bool
+) -> None:
+    from dipct.figures import save_figure, uncertainty_figure
+    from dipct.pipeline import quantify
+    from dipct.pipeline.stages import remove_stages
+    from dipct.run import read_run, write_run
+
+    found = quantify(read_run(run), settings, checkpoint=files.stages, resume=resume, progress=True)
+    write_run(found, files.out)
+    remove_stages(files.stages)
     result = found.uncertainty
     assert result is not None
-    save_figure(uncertainty_figure(found, result), figure)
+    save_figure(uncertainty_figure(found, result), files.figure)
     rows = {
-        "log evidence": " ".join(
-            [
-                f"{result.log_evidence:.1f}",
-                *([f"± {error:.1f}"] if (error := result.log_evidence_error) else []),
-                f"nat, {result.status}",
-            ]
-        ),
+        "log evidence": _evidence(result.log_evidence, result.log_evidence_error, result.status),
         **{name: f"{value:.4g}" for name, value in result.hyperparameters.items()},
         **{name.replace("_", " "): f"{value:.4g}" for name, value in result.scores.items()},
         **{f"check: {n.replace('_', ' ')}": f"{v:.3g}" for n, v in result.checks.items()},
@@ -162,4 +251,4 @@ def uncertainty(
         "time": f"{result.duration_s:.1f} s",
     }
     print_rows(rows)
-    say(f"Wrote {out}, {out.with_suffix('.json')} and {figure}.")
+    say(f"Wrote {files.out}, {files.summary} and {files.figure}.")

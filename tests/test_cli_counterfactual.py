@@ -310,3 +310,38 @@ def test_wrong_training_is_refused_with_a_message(work, arguments, message):
     train = OF_FOLDER if "--images" in arguments else TRAIN
     result = work(*train, *arguments, code=1)
     assert message in " ".join(result.err.split())
+
+
+def test_the_uncertainty_of_a_counterfactual(work):
+    image = f"faces:bald:{not_bald()}"
+    command = ("counterfactual", "--classifier", "faces.h5", "--image", image)
+    work(*command, "--method", "lso-inr", "--width", 8, "--fit-steps", 60, *FAST, "--out", "cf.h5")
+    files = ("uncertainty", "cf.h5", "--out", "spread.h5")
+    quantified = ("--classifier", "faces.h5", "--layer", "layer3", "--samples", 8)
+    result = work(*files, *quantified)
+    assert "samples in target" in result.out and "std inside" in result.out
+    found = read_counterfactual(work.folder / "spread.h5")
+    assert found.samples.shape == (8, 3, 16, 16)
+    assert found.std.shape == (3, 16, 16) and (found.std > 0).all()
+    assert (work.folder / "spread.png").read_bytes().startswith(PNG)
+    summary = json.loads((work.folder / "spread.json").read_text())
+    assert 0 <= summary["scores"]["samples_in_target"] <= 1
+    assert summary["scores"]["std_inside"] > 0
+
+
+def test_uncertainty_asks_for_what_belongs_to_the_file(work):
+    image = f"faces:bald:{not_bald()}"
+    command = ("counterfactual", "--classifier", "faces.h5", "--image", image, *FAST)
+    work(*command, "--method", "lso-tv", "--out", "pixels.h5")
+    files = ("uncertainty", "pixels.h5", "--out", "spread.h5")
+    for arguments, message in (
+        (("--layer", "layer3"), "give --classifier"),
+        (("--classifier", "faces.h5"), "no network to linearise"),
+        (("--classifier", "faces.h5", "--mean", "linear"), "scans alone is mean linear"),
+        (("--classifier", "faces.h5", "--score-margin", 2), "scans alone is score_margin"),
+        (("--classifier", "faces.h5", "--fixed-noise"), "scans alone is a fixed noise"),
+    ):
+        result = work(*files, *arguments, code=1)
+        assert message in " ".join(result.err.split()), result
+        assert not (work.folder / "spread.h5").exists()
+    assert "dipct-counterfactual" in work(*files, code=1).err

@@ -152,7 +152,7 @@ def draw_picture(
         axes.imshow(shown.transpose(1, 2, 0))
     else:
         axes.imshow(shown[0], cmap=IMAGE_MAP, vmin=0, vmax=1)
-    outline(axes, region)
+    draw_outline(axes, region)
     axes.set_axis_off()
     if title:
         set_title(axes, title)
@@ -179,7 +179,7 @@ def draw_difference(
     shown = np.take_along_axis(difference, largest[None], 0)[0]
     low, high = symmetric_range(shown) if limits is None else limits
     drawn = axes.imshow(shown, cmap=ERROR_MAP, vmin=low, vmax=high)
-    outline(axes, region)
+    draw_outline(axes, region)
     axes.set_axis_off()
     if title:
         set_title(axes, title)
@@ -187,13 +187,8 @@ def draw_difference(
         bar.ax.tick_params(labelsize=FONT_SIZE - 1)
 
 
-def outline(axes: Axes, region: np.ndarray | None) -> None:
-    """Draw the outline of a region on an image.
-
-    Args:
-        axes: of the image.
-        region: bool [H W]; one without an outline, or None, is left out.
-    """
+def draw_outline(axes: Axes, region: np.ndarray | None) -> None:
+    """Draw the outline of a region, bool [H W]; none where it is everything or nothing."""
     if region is None or not region.any() or region.all():
         return
     # Closed at the border too, and seen on any colour.

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dipct.errors import ConfigurationError
-from dipct.figures.counterfactual import draw_picture, outline
+from dipct.figures.counterfactual import draw_outline, draw_picture
 from dipct.figures.history import COLOURS
 from dipct.figures.image import display_range, draw_colorbar
 from dipct.figures.layout import FONT_SIZE, finish, panel_figure, set_title
@@ -42,7 +42,7 @@ def inversion_uncertainty_figure(found: Inversion) -> Figure:
     std = found.std.mean(0)
     panel = next(panels)
     shown = panel.imshow(std, cmap=STD_MAP, vmin=0.0, vmax=display_range(std)[1])
-    outline(panel, region)
+    draw_outline(panel, region)
     panel.set_axis_off()
     draw_colorbar(panel, shown, "", stands_for=[std])
     set_title(panel, "standard deviation,\nmean of the channels")

@@ -166,22 +166,24 @@ def generator_of_inversion(found: Inversion) -> tuple[Generator, Tensor]:
 
 
 def _resolved(settings: UncertaintySettings | None) -> UncertaintySettings:
-    """Settings without what an image has no use for.
+    """Settings with what is otherwise without samples.
 
     Raises:
-        ConfigurationError: something of that was asked for.
+        ConfigurationError: something that belongs to reconstructions from scans.
     """
-    if settings is None:
-        settings = UncertaintySettings()
-    if settings.tv_prior:
-        raise ConfigurationError(
-            "The total variation prior is for grey images of tomography; give tv_prior false."
-        )
-    for name in ("tv_prior_weight", "tv_prior_convention", "score_margin"):
-        if getattr(settings, name) != UncertaintySettings.model_fields[name].default:
+    settings = settings or UncertaintySettings()
+    for name, is_given in (
+        ("the total variation prior", settings.tv_prior),
+        ("a weight of the total variation prior", settings.tv_prior_weight is not None),
+        ("tv_prior_convention", settings.tv_prior_convention != "length-scale"),
+        ("mean linear", settings.mean == "linear"),
+        ("a fixed noise, which features do not have,", settings.fixed_noise),
+        ("score_margin", settings.score_margin),
+    ):
+        if is_given:
             raise ConfigurationError(
-                f"{name} is for reconstructions, and has no meaning for the image of a classifier; "
-                "leave it out."
+                f"Of reconstructions from scans alone is {name}; leave it out for counterfactuals "
+                "and pre-images."
             )
     return settings.model_copy(update={"tv_prior": False, "samples": settings.samples or _SAMPLES})
 
