@@ -42,9 +42,11 @@ class SufficientModel(LinearisedModel):
         for part in transposed.split(_DATA_AT_ONCE, dim=1):
             squared.addmm_(part.double(), part.double().mT)
         values, vectors = torch.linalg.eigh(squared)
-        # Less than this is rounding of A.
-        smallest = len(transposed) * torch.finfo(transposed.dtype).eps ** 2 * values[-1]
-        singular, vectors = values[values > smallest].sqrt(), vectors[:, values > smallest]
+        # Less is rounding: of A, or of its square.
+        of_double = torch.finfo(torch.float64).eps
+        rounding = max(torch.finfo(transposed.dtype).eps ** 2, of_double) * len(transposed)
+        kept = values > rounding * values[-1]
+        singular, vectors = values[kept].sqrt(), vectors[:, kept]
         whitened = (model.residual / deviation).double()
         to_pixels = torch.stack(
             [_product(transposed, y / deviation) for y in (model.residual, model.misfit)]
