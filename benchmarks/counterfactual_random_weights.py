@@ -1,0 +1,333 @@
+"""Counterfactuals have to depend on the classifier: its weights are drawn anew.
+
+The sanity check of Adebayo et al. (NeurIPS 2018, section 3.1): weights are randomised one stage
+after another, from the last to the first. Where the edits stay as they were, they do not explain
+the classifier. The negative control is the same classifier with other random numbers in the
+generator: there the edits should stay.
+
+Faces of 32 pixels and the first classifier of benchmarks/counterfactuals.py, with the settings that
+are chosen there.
+
+    python benchmarks/counterfactual_random_weights.py --processes 16
+    python benchmarks/counterfactual_random_weights.py --table    # table and picture only
+"""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import counterfactual_cases as cases
+import numpy as np
+import torch
+from counterfactual_cases import DEFAULT, FIT_STEPS, Plan, read, slug
+from counterfactual_jobs import Job, path_of, work
+from counterfactual_pictures import PICTURES
+from measuring import RESULTS, machine, replace_section, table, write_result
+from scipy.stats import spearmanr
+from torch import nn
+
+from dipct.classifier import STAGES
+from dipct.evaluation import bootstrap_interval, localisation, ssim
+from dipct.evaluation.edits import changes
+from dipct.figures import counterfactual_grid, save_figure
+from dipct.inversion_settings import CounterfactualSettings
+from dipct.pipeline import counterfactual, task_of
+from dipct.pipeline.query_generator import fit_to_queries, query_generator
+from dipct.pretrain import TrainedClassifier, make_classifier
+from dipct.solver import iterate
+
+PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
+ARMS = ("LSO + INR", "PGD")
+PLAN = Plan(
+    RESULTS / "counterfactual_random_weights",
+    {"faces": replace(DEFAULT.cases["faces"], queries=12)},
+    {name: DEFAULT.arms[name] for name in ARMS},
+)
+QUICK = replace(
+    PLAN,
+    folder=PLAN.folder / "runs" / "quick",
+    cases={"faces": replace(DEFAULT.cases["faces"], queries=2)},
+    arms={
+        "LSO + INR": replace(PLAN.arms["LSO + INR"], fixed={"steps": 10}),
+        "PGD": PLAN.arms["PGD"],
+    },
+)
+"""For a look at how it all works; its numbers say nothing."""
+
+# What is drawn anew: the first so many of these.
+PARTS = ("fc", *reversed(STAGES), "stem")
+STEM = ("conv1", "bn1")
+WEIGHT_SEEDS = (1000, 1001)
+# Faces that the statistics of batch normalisation are of.
+SEEN, SEEN_SEED = 256, 4321
+REFERENCE, CONTROL = 0, 1
+"""Seeds of the generator. Fits that are compared never share random numbers, so that what the
+generator leaves of the query is not taken for a likeness of edits."""
+
+
+def randomised(trained: TrainedClassifier, number: int, seed: int) -> TrainedClassifier:
+    """The classifier with the weights of the last stages drawn anew.
+
+    Their batch normalisation gets statistics of faces again: with those of other weights, hidden
+    features would vanish, and what follows would no longer be a classifier of any image.
+
+    Args:
+        trained: is not changed.
+        number: how many of :data:`PARTS`.
+        seed: of the weights.
+    """
+    model = copy.deepcopy(trained.model)
+    fresh = make_classifier(**{**trained.architecture, "seed": seed})
+    names = [name for part in PARTS[:number] for name in (STEM if part == "stem" else (part,))]
+    for name in names:
+        model.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
+        for module in model.get_submodule(name).modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+                module.train()
+    task = task_of(trained)
+    faces = [task.sample_one(index, seed=SEEN_SEED).image for index in range(SEEN)]
+    with torch.no_grad():
+        model(torch.from_numpy(np.stack(faces)))
+    model.eval()
+    return replace(
+        trained, model=model, estimator=None, report=None, centroids=None, centroid_report=None
+    )
+
+
+def title_of(number: int) -> str:
+    """Of a classifier with so many parts drawn anew."""
+    if number == len(PARTS):
+        return "all weights"
+    return PARTS[0] if number == 1 else f"{PARTS[0]} to {PARTS[number - 1]}"
+
+
+def run_name(arm: str, number: int, weights: int | None, generator: int) -> str:
+    drawn = "trained" if weights is None else f"{number}-parts-{weights}"
+    return f"{slug(arm)}-{drawn}-generator-{generator}"
+
+
+def runs_of(arm: str) -> list[tuple[int, int | None, int]]:
+    """Parts that are drawn anew, the seed of their weights, and that of the generator."""
+    # PGD has no generator, and no random numbers at all.
+    trained = [REFERENCE] if arm == "PGD" else [REFERENCE, CONTROL]
+    return [
+        *((0, None, generator) for generator in trained),
+        *((n + 1, seed, CONTROL) for n in range(len(PARTS)) for seed in WEIGHT_SEEDS),
+    ]
+
+
+def all_jobs(plan: Plan) -> list[Job]:
+    found = [Job(f"start-faces-{seed}", (), start, (seed,)) for seed in (REFERENCE, CONTROL)]
+    for arm in plan.arms:
+        reference = run_name(arm, 0, None, REFERENCE)
+        for number, weights, generator in runs_of(arm):
+            name = run_name(arm, number, weights, generator)
+            needs = (f"start-faces-{generator}",) if arm != "PGD" else ()
+            needs += (reference,) if name != reference else ()
+            found.append(Job(name, needs, run, (arm, number, weights, generator)))
+    return found
+
+
+def start(plan: Plan, name: str, seed: int) -> None:
+    """Implicit networks that show the queries, [N P]; no classifier has a part in it."""
+    settings = CounterfactualSettings(method="lso-inr", generator="inr", seed=seed)
+    images = torch.from_numpy(_asked(plan).images)
+    made = query_generator(settings, images.shape[1:])
+    first = made.initial(seed).expand(len(images), -1).contiguous()
+    fit = fit_to_queries(made, images, first, learning_rate=settings.fit_learning_rate)
+    chosen = iterate(fit, max_iterations=FIT_STEPS, every=50).state.tensors["chosen"]
+    path = path_of(plan, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    torch.save(chosen.cpu(), temporary)
+    temporary.replace(path)
+
+
+def run(
+    plan: Plan, name: str, arm_name: str, number: int, weights: int | None, generator: int
+) -> None:
+    """Edits of all queries for one classifier, and how like those of the trained one they are."""
+    asked, trained = _asked(plan), cases.classifier("faces", 0)
+    arm = plan.arms[arm_name]
+    settings = CounterfactualSettings.of_method(
+        arm.method, arm.fixed | cases.chosen_of("faces", arm_name) | {"seed": generator}
+    )
+    found = counterfactual(
+        trained if weights is None else randomised(trained, number, weights),
+        asked.images,
+        # The other class than it sees: what is not trained may see a smile in every face.
+        None,
+        settings,
+        initial=None
+        if arm_name == "PGD"
+        else torch.load(path_of(plan, f"start-faces-{generator}")),
+    )
+    edits = np.stack([each.image - each.query for each in found])
+    reference = run_name(arm_name, 0, None, REFERENCE)
+    wanted = edits if name == reference else read_edits(plan, reference)
+    rows = []
+    for each, edit, other, truth in zip(found, edits, wanted, cases.truths_of(asked), strict=True):
+        where = localisation(each.query, each.image, truth.may)
+        row = {
+            "valid": float(each.valid),
+            "normalised_mass_accuracy": where.normalised_mass_accuracy,
+            **likeness(edit, other),
+        }
+        rows.append({column: value for column, value in row.items() if np.isfinite(value)})
+    plan.runs.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(plan.runs / f"{name}.npz", edits=edits.astype(np.float32))
+    write_result(
+        path_of(plan, name),
+        {
+            "arm": arm_name,
+            "parts": list(PARTS[:number]),
+            "weights_seed": weights,
+            "generator_seed": generator,
+            "settings": found[0].settings,
+            "scores": rows,
+            "machine": machine(),
+        },
+    )
+
+
+def likeness(edit: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """Of the sizes of two edits [C H W]: rank correlation, and SSIM with both of range one."""
+    first, second = (changes(np.zeros_like(each), each)[0] for each in (edit, other))
+    if first.max() == 0 or second.max() == 0:
+        return {}
+    return {
+        "rank_correlation": float(spearmanr(first.ravel(), second.ravel()).statistic),
+        "ssim": ssim(first / first.max(), second / second.max(), data_range=1.0),
+    }
+
+
+def read_edits(plan: Plan, name: str) -> np.ndarray:
+    """What :func:`run` kept, [N C H W]."""
+    with np.load(plan.runs / f"{name}.npz") as file:
+        return file["edits"]
+
+
+def table_of(plan: Plan) -> str:
+    """By arm and what was drawn anew; and the verdict."""
+    columns = ("rank_correlation", "ssim", "normalised_mass_accuracy", "valid")
+    lines, verdicts = [], []
+    for arm in plan.arms:
+        groups = _groups(plan, arm)
+        for title, runs in groups.items():
+            cells = [_interval(_by_query(runs, column)) for column in columns]
+            lines.append([arm, title, str(sum(map(len, runs))), *cells])
+        verdicts += _verdict(arm, groups)
+    if not lines:
+        return "Nothing was run yet."
+    header = ["arm", "drawn anew", "n", "rank correlation", "SSIM", "nMA", "valid"]
+    return "\n".join([table(header, lines), "", *(f"* {each}" for each in verdicts)])
+
+
+def _groups(plan: Plan, arm: str) -> dict[str, list[list[dict[str, float]]]]:
+    """Scores of the runs there are, by what was drawn anew."""
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    for number, weights, generator in runs_of(arm):
+        path = path_of(plan, run_name(arm, number, weights, generator))
+        if not path.exists():
+            continue
+        if weights is not None:
+            title = title_of(number)
+        else:
+            title = "nothing" if generator == REFERENCE else "generator alone"
+        found.setdefault(title, []).append(read(path)["scores"])
+    return found
+
+
+def _by_query(runs: Sequence[list[dict[str, float]]], column: str) -> np.ndarray:
+    """Mean over the draws of weights, for each query; NaN where a query has no value."""
+    found = np.array([[row.get(column, np.nan) for row in rows] for rows in runs])
+    number = np.isfinite(found).sum(0)
+    return np.where(number > 0, np.nansum(found, 0) / np.maximum(number, 1), np.nan)
+
+
+def _interval(values: np.ndarray, sign: str = "") -> str:
+    """Mean and its interval."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "-"
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():{sign}.2f} ({low:{sign}.2f} to {high:{sign}.2f})"
+
+
+def _verdict(arm: str, groups: dict[str, list[list[dict[str, float]]]]) -> list[str]:
+    """Is the edit less like that of the trained classifier than another generator makes it?"""
+    control = groups.get("generator alone" if arm != "PGD" else "nothing")
+    drawn = groups.get("all weights")
+    if control is None or drawn is None:
+        return []
+    against = "another seed of the generator" if arm != "PGD" else "itself, which is 1"
+    found = []
+    for column, title in (("rank_correlation", "rank correlation"), ("ssim", "SSIM")):
+        loss = _by_query(drawn, column) - _by_query(control, column)
+        loss = loss[np.isfinite(loss)]
+        if not len(loss):
+            continue
+        _, high = bootstrap_interval(loss)
+        verdict = "the explanation changes" if high < 0 else "a change is not shown"
+        found.append(
+            f"{arm}, {title} with all weights drawn anew, less that with {against}: "
+            f"{_interval(loss, '+')}, paired by query: {verdict}."
+        )
+    return found
+
+
+def picture(plan: Plan, path: Path) -> None:
+    """Of the first query, the counterfactual and edit of each classifier."""
+    arm = "LSO + INR"
+    names = {
+        "trained": run_name(arm, 0, None, REFERENCE),
+        "other\ngenerator": run_name(arm, 0, None, CONTROL),
+    }
+    for n in range(1, len(PARTS) + 1):
+        names[title_of(n).replace(" ", "\n", 1)] = run_name(arm, n, WEIGHT_SEEDS[0], CONTROL)
+    if not all((plan.runs / f"{name}.npz").exists() for name in names.values()):
+        return
+    asked = _asked(plan)
+    query, region = asked.images[0], cases.truths_of(asked)[0].may
+    images = [query + read_edits(plan, name)[0] for name in names.values()]
+    figure = counterfactual_grid(
+        [query] * len(images), {arm: images}, regions=[region] * len(images)
+    )
+    for axes, title in zip(figure.axes, names, strict=False):
+        axes.set_title(title, fontsize=7)
+    # Titles need room.
+    figure.set_layout_engine("constrained")
+    save_figure(figure, path)
+
+
+def _asked(plan: Plan) -> cases.Queries:
+    return cases.queries("faces", 0, plan.cases["faces"].queries)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, default=2, help="jobs at a time")
+    parser.add_argument("--table", action="store_true", help="only table and picture")
+    parser.add_argument("--quick", action="store_true", help="tiny, and no page is written")
+    options = parser.parse_args()
+    plan = QUICK if options.quick else PLAN
+    if not options.table:
+        cases.classifier("faces", 0)
+        for name in work(plan, all_jobs(plan), processes=options.processes):
+            print(name, flush=True)
+    text = table_of(plan)
+    print(text)
+    if options.quick:
+        picture(plan, plan.folder / "picture.png")
+    else:
+        replace_section(PAGE, "counterfactuals random weights", text)
+        picture(plan, PICTURES / "counterfactuals-random-weights.png")
+
+
+if __name__ == "__main__":
+    main()
