@@ -12,6 +12,7 @@ from dipct.errors import ConfigurationError
 from dipct.terminal import print_rows, say
 
 if TYPE_CHECKING:
+    from dipct.inversion import Inversion
     from dipct.uncertainty import UncertaintySettings
 
 
@@ -78,7 +79,7 @@ def uncertainty(
     ] = None,
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="Of these: layer whose features are the data; repeat for more."),
+        typer.Option(help="Of these: layer whose features are the data, by default as fitted."),
     ] = None,
     weights: Weights = None,
     normalisation: Normalisation = "none",
@@ -113,7 +114,8 @@ def uncertainty(
         bool, typer.Option("--fixed-noise", help="Do not tune the noise level.")
     ] = False,
     samples: Annotated[
-        int | None, typer.Option(help="Images to draw and keep; by default none are kept.")
+        int | None,
+        typer.Option(help="Images to draw and keep; by default none, of a counterfactual 256."),
     ] = None,
     draws: Annotated[
         int, typer.Option(help="Images that the standard deviation is made of, if not exact.")
@@ -136,14 +138,21 @@ def uncertainty(
 
     Of a counterfactual or a pre-image, how far the features of its query determine it.
     """
+    from dipct.inversion import is_inversion
     from dipct.uncertainty import UncertaintySettings
 
     files = InversionFiles(out)
     files.check(run, classifier, weights)
-    if classifier is None and (layer or weights or image_shape or class_names):
+    of_classifiers = (layer, weights, image_shape, class_names, normalisation != "none")
+    if classifier is None and any(of_classifiers):
         raise ConfigurationError(
-            "layer, weights, image-shape and class belong to counterfactuals and pre-images: give "
-            "--classifier with them."
+            "layer, weights, normalisation, image-shape and class belong to counterfactuals and "
+            "pre-images: give --classifier with them."
+        )
+    if classifier is None and is_inversion(run):
+        raise ConfigurationError(
+            f"{run} was made for a classifier, whose features are the data of its uncertainty: "
+            "give --classifier."
         )
     given = {
         "evidence": evidence.value,
@@ -191,7 +200,32 @@ def uncertainty(
     )
     files.write(found)
     save_figure(inversion_uncertainty_figure(found), files.figure)
-    files.report(found, {})
+    _report(found, files)
+
+
+def _report(found: "Inversion", files: InversionFiles) -> None:
+    """Print what is known of an image of a classifier."""
+    how = found.uncertainty
+    names = (
+        "feature_residual",
+        "std_inside",
+        "std_outside",
+        "samples_in_target",
+    )
+    scores = {n.replace("_", " "): f"{found.scores[n]:.4g}" for n in names if n in found.scores}
+    rows = {
+        "data": f"{how['features']} features of {', '.join(how['layers'])}",
+        "log evidence": _evidence(how["log_evidence"], how["log_evidence_error"], how["status"]),
+        **{name: f"{value:.4g}" for name, value in how["hyperparameters"].items()},
+        **scores,
+        "time": f"{how['duration_s']:.1f} s",
+    }
+    print_rows(rows)
+    say(f"Wrote {files.out}, {files.summary} and {files.figure}.")
+
+
+def _evidence(value: float, error: float, status: str) -> str:
+    return " ".join([f"{value:.1f}", *([f"± {error:.1f}"] if error else []), f"nat, {status}"])
 
 
 def _of_reconstruction(
@@ -209,13 +243,7 @@ def _of_reconstruction(
     assert result is not None
     save_figure(uncertainty_figure(found, result), files.figure)
     rows = {
-        "log evidence": " ".join(
-            [
-                f"{result.log_evidence:.1f}",
-                *([f"± {error:.1f}"] if (error := result.log_evidence_error) else []),
-                f"nat, {result.status}",
-            ]
-        ),
+        "log evidence": _evidence(result.log_evidence, result.log_evidence_error, result.status),
         **{name: f"{value:.4g}" for name, value in result.hyperparameters.items()},
         **{name.replace("_", " "): f"{value:.4g}" for name, value in result.scores.items()},
         **{f"check: {n.replace('_', ' ')}": f"{v:.3g}" for n, v in result.checks.items()},

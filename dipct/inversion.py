@@ -17,7 +17,8 @@ Layout (HDF5), version 1:
 ``*/truth``                float32 (C, H, W): the image that it should be, where it is known;
                            ``*/region``, where edits belong, bool (H, W)
 ``*/std``                  float32 (C, H, W): posterior standard deviation, and ``*/samples``
-                           (N, C, H, W), where the uncertainty was quantified
+                           (N, C, H, W), where the uncertainty was quantified; how, says the
+                           attribute ``uncertainty`` of ``/`` as JSON
 ``*/allowed``              bool (H, W): where the image was free to change
 ``generator/*``            float32 ``theta`` (P,) and, for a network, its ``input`` (C, H, W)
 ``history/*``              float64 (records,): every term and figure, with ``iteration`` (int64)
@@ -37,6 +38,7 @@ import numpy as np
 from dipct.errors import FileFormatError
 from dipct.measurement.hdf5 import (
     check_format,
+    format_of,
     get_attribute,
     get_dataset,
     get_group,
@@ -77,6 +79,9 @@ class Inversion:
         region: where edits belong, bool [H W], where that is known.
         std: posterior standard deviation of every pixel, [C H W], where it was quantified.
         samples: images of the posterior, [N C H W], likewise.
+        uncertainty: how these two came about: the ``settings``, the ``layers`` whose ``features``
+            (so many) were the data, ``hyperparameters``, ``log_evidence`` and its error,
+            ``status``, ``advice`` and ``duration_s``.
         allowed: where the image was free to change, bool [H W]; None: everywhere.
     """
 
@@ -102,6 +107,7 @@ class Inversion:
     region: np.ndarray | None = None
     std: np.ndarray | None = None
     samples: np.ndarray | None = None
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
     allowed: np.ndarray | None = None
 
     @property
@@ -168,6 +174,7 @@ def write_inversion(found: Inversion, path: str | Path) -> None:
         **{name: getattr(found, name) for name in found.attributes},
         "scores": {k: v if math.isfinite(v) else None for k, v in found.scores.items()},
         "settings": dict(found.settings),
+        "uncertainty": dict(found.uncertainty),
         "source": found.source,
         "duration_s": found.duration_s,
         "versions": dict(found.versions),
@@ -195,20 +202,31 @@ def read_pre_image(path: str | Path) -> PreImage:
 
 
 def read_inversion(path: str | Path) -> Inversion:
-    """Read a counterfactual or a pre-image, whichever the file holds.
+    """Read a counterfactual or a pre-image, whichever it is.
 
     Raises:
         FileFormatError: missing, truncated, foreign, or of a newer version.
     """
-    with open_hdf5(Path(path), "a counterfactual or a pre-image, as written by dipct") as file:
-        kind = PreImage if PreImage.kind in file else Counterfactual
-    return _read(kind, path)
+    return _read(PreImage if format_of(path) == _format(PreImage) else Counterfactual, path)
+
+
+def is_inversion(path: str | Path) -> bool:
+    """Whether a file holds a counterfactual or a pre-image.
+
+    Raises:
+        FileFormatError: missing, or no HDF5 file.
+    """
+    return format_of(path) in (_format(PreImage), _format(Counterfactual))
+
+
+def _format(kind: type[Inversion]) -> str:
+    return f"dipct-{kind.kind}"
 
 
 def _read(kind: type[_Kind], path: str | Path) -> _Kind:
     expected = f"a {kind.kind}, as written by dipct"
     with open_hdf5(path, expected) as file:
-        check_format(file, f"dipct-{kind.kind}", VERSION, expected)
+        check_format(file, _format(kind), VERSION, expected)
         group, history = get_group(file, kind.kind), get_group(file, "history")
         generator = get_group(file, "generator")
         arrays = {name: get_dataset(group, name)[()] for name in _ARRAYS}
@@ -233,14 +251,17 @@ def _read(kind: type[_Kind], path: str | Path) -> _Kind:
                 if name.startswith(_SCORE)
             },
             **{name: json.loads(get_attribute(file, name)) for name in _JSON},
+            uncertainty=json.loads(file.attrs.get("uncertainty", "{}")),
         )
 
 
 def _fill(found: Inversion, file: h5py.File) -> None:
-    file.attrs.update(format=f"dipct-{found.kind}", version=VERSION, source=found.source)
+    file.attrs.update(format=_format(type(found)), version=VERSION, source=found.source)
     file.attrs.update(duration_s=found.duration_s, created=found.created)
     for name in _JSON:
         file.attrs[name] = json.dumps(dict(getattr(found, name)), sort_keys=True)
+    if found.uncertainty:
+        file.attrs["uncertainty"] = json.dumps(dict(found.uncertainty), sort_keys=True)
     group = file.create_group(found.kind)
     group.attrs.update({name: getattr(found, name) for name in found.attributes})
     group.attrs.update({f"{_SCORE}{name}": float(value) for name, value in found.scores.items()})

@@ -312,36 +312,79 @@ def test_wrong_training_is_refused_with_a_message(work, arguments, message):
     assert message in " ".join(result.err.split())
 
 
+def quick_counterfactual(work, method, *options):
+    """A file cf.h5 of a drawn picture."""
+    work(
+        *("counterfactual", "--classifier", "faces.h5", "--image", f"faces:bald:{not_bald()}"),
+        *("--method", method, "--out", "cf.h5", *FAST, *options),
+    )
+
+
 def test_the_uncertainty_of_a_counterfactual(work):
-    image = f"faces:bald:{not_bald()}"
-    command = ("counterfactual", "--classifier", "faces.h5", "--image", image)
-    work(*command, "--method", "lso-inr", "--width", 8, "--fit-steps", 60, *FAST, "--out", "cf.h5")
-    files = ("uncertainty", "cf.h5", "--out", "spread.h5")
-    quantified = ("--classifier", "faces.h5", "--layer", "layer3", "--samples", 8)
-    result = work(*files, *quantified)
-    assert "samples in target" in result.out and "std inside" in result.out
-    found = read_counterfactual(work.folder / "spread.h5")
+    quick_counterfactual(work, "lso-inr", "--width", 8, "--fit-steps", 60)
+    result = work(
+        *("uncertainty", "cf.h5", "--classifier", "faces.h5", "--samples", 8, "--iterations", 3),
+        *("--out", "spread.h5"),
+    )
+    found = read_counterfactual("spread.h5")
+    for text in ("6144 features of layer1, layer2", "samples in target", "std inside", "nat, "):
+        assert text in " ".join(result.out.split())
     assert found.samples.shape == (8, 3, 16, 16)
     assert found.std.shape == (3, 16, 16) and (found.std > 0).all()
+    assert np.array_equal(found.image, read_counterfactual("cf.h5").image)
+    assert {"spread.h5", "spread.json", "spread.png"} <= names(work.folder)
+    assert not any(name.endswith(".stages") for name in names(work.folder))
     assert (work.folder / "spread.png").read_bytes().startswith(PNG)
     summary = json.loads((work.folder / "spread.json").read_text())
     assert 0 <= summary["scores"]["samples_in_target"] <= 1
     assert summary["scores"]["std_inside"] > 0
+    assert summary["uncertainty"]["features"] == 6144
 
 
-def test_uncertainty_asks_for_what_belongs_to_the_file(work):
-    image = f"faces:bald:{not_bald()}"
-    command = ("counterfactual", "--classifier", "faces.h5", "--image", image, *FAST)
-    work(*command, "--method", "lso-tv", "--out", "pixels.h5")
-    files = ("uncertainty", "pixels.h5", "--out", "spread.h5")
-    for arguments, message in (
+def test_the_uncertainty_of_a_pre_image(work):
+    work(
+        *("invert", "--classifier", "faces.h5", "--image", "faces:bald:0", "--layer", "layer4"),
+        *("--method", "inr", "--width", 8, "--out", "pre.h5", *FAST),
+    )
+    result = work(
+        *("uncertainty", "pre.h5", "--classifier", "faces.h5", "--samples", 4),
+        *("--layer", "layer4", "--iterations", 3, "--out", "spread.h5"),
+    )
+    assert "512 features of layer4" in " ".join(result.out.split())
+    assert "samples in target" not in result.out
+    assert read_pre_image("spread.h5").samples.shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "cf.h5 was made for a classifier, whose features are the data of its uncertainty"),
         (("--layer", "layer3"), "give --classifier"),
-        (("--classifier", "faces.h5"), "no network to linearise"),
+        (("--normalisation", "imagenet"), "give --classifier"),
+        (("--classifier", "faces.h5"), "no network to linearise; use lso-dip"),
         (("--classifier", "faces.h5", "--mean", "linear"), "scans alone is mean linear"),
         (("--classifier", "faces.h5", "--score-margin", 2), "scans alone is score_margin"),
         (("--classifier", "faces.h5", "--fixed-noise"), "scans alone is a fixed noise"),
-    ):
-        result = work(*files, *arguments, code=1)
-        assert message in " ".join(result.err.split()), result
-        assert not (work.folder / "spread.h5").exists()
-    assert "dipct-counterfactual" in work(*files, code=1).err
+        (("--classifier", "faces.h5", "--tv-prior"), "scans alone is the total variation prior"),
+        (("--classifier", "none.h5"), "none.h5"),
+        (("--classifier", "faces.h5", "--out", "cf.h5"), "would replace an input"),
+    ],
+)
+def test_uncertainty_asks_for_what_belongs_to_the_file(work, arguments, message):
+    quick_counterfactual(work, "lso-tv")
+    out = () if "--out" in arguments else ("--out", "spread.h5")
+    result = work("uncertainty", "cf.h5", *arguments, *out, code=1)
+    assert message in " ".join(result.err.split())
+    assert "spread.h5" not in names(work.folder)
+
+
+def test_the_uncertainty_of_another_classifier_is_refused(work):
+    quick_counterfactual(work, "lso-inr", "--width", 8, "--fit-steps", 5)
+    other = replace(small_classifier(), model=make_classifier("small", classes=2).eval())
+    write_trained_classifier(other, "other.h5")
+    common = ("uncertainty", "cf.h5", "--out", "spread.h5")
+    result = work(*common, "--classifier", "other.h5", code=1)
+    assert "not the classifier that was inverted" in " ".join(result.err.split())
+    assert "not bald, bald" in " ".join(result.err.split())
+    result = work(*common, "--classifier", "faces.h5", "--layer", "layer9", code=1)
+    assert "Near names: layer" in result.err

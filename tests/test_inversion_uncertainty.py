@@ -8,13 +8,22 @@ import torch
 from small_classifier import TASK, queries, small_classifier
 
 from dipct.errors import ConfigurationError
-from dipct.inversion import read_counterfactual, write_inversion
+from dipct.figures import inversion_uncertainty_figure
+from dipct.inversion import is_inversion, read_counterfactual, read_inversion, write_inversion
 from dipct.operator import LOGITS
 from dipct.pipeline import (
     counterfactual,
     generator_of_inversion,
     pre_image,
     quantify_inversion,
+)
+from dipct.posterior import (
+    DensePosterior,
+    LinearisedModel,
+    MaternPrior,
+    StoredJacobian,
+    SufficientModel,
+    gram_matrices,
 )
 from dipct.pretrain import make_classifier
 from dipct.uncertainty import UncertaintySettings
@@ -65,14 +74,48 @@ def test_scores_are_of_the_samples(found, quantified):
     assert quantified.scores["mse"] == found.scores["mse"]
 
 
-def test_more_features_leave_less_uncertainty(found, quantified):
-    """At the same hyper-parameters data cannot widen a posterior: here at one noise level."""
-    settings = UncertaintySettings(samples=8, tv_prior=False, fixed_noise=True, iterations=1)
-    few, many = (
-        quantify_inversion(small_classifier(), found, settings, layers=layers).std.mean()
-        for layers in (("layer4",), ("layer3", "layer4"))
-    )
-    assert many < few
+def test_more_features_leave_less_uncertainty(found):
+    """At the same hyper-parameters data cannot widen a posterior."""
+    generator, theta = generator_of_inversion(found)
+
+    def variance(layers):
+        operator = small_classifier().features(list(layers))
+        data = operator(torch.from_numpy(found.query))
+        model = SufficientModel(LinearisedModel(operator, generator, theta, data, 1.0))
+        prior = MaternPrior(model.parameters)
+        of_image = StoredJacobian.of_image(model, prior.groups)
+        gram = gram_matrices(of_image, prior.groups, dtype=torch.float64)
+        phi = torch.cat([prior.initial(), torch.zeros(1, dtype=torch.float64)])
+        return DensePosterior(prior, phi, gram, model).variance()
+
+    few, many = variance(["layer4"]), variance(["layer3", "layer4"])
+    assert (many < few * (1 + 1e-5)).all()
+    assert many.mean() < 0.9 * few.mean()
+
+
+def test_more_features_than_pixels_say_what_all_of_them_do(found):
+    """With those it was fitted with by default; in single precision."""
+    generator, theta = generator_of_inversion(found)
+    operator = small_classifier().features(["layer1", "layer2"])
+    data = operator(torch.from_numpy(found.query))
+    model = LinearisedModel(operator, generator, theta, data, 1.0)
+    smaller = SufficientModel(model)
+    assert model.n_data == 6144 and smaller.n_data <= found.image.size == 768
+    # Products of the data and of the residual with themselves, seen from the image.
+    images = torch.randn(4, *found.image.shape, generator=torch.Generator().manual_seed(0))
+    there_and_back, exact = (m.operator.adjoint(m.operator(images)) for m in (smaller, model))
+    assert torch.allclose(there_and_back, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
+    seen, exact = (m.operator.adjoint(m.shaped_data(m.residual[None])) for m in (smaller, model))
+    assert torch.allclose(seen, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
+
+
+def test_by_default_the_data_are_what_it_was_fitted_with(found):
+    settings = UncertaintySettings(samples=8, iterations=3)
+    quantified = quantify_inversion(small_classifier(), found, settings)
+    how = quantified.uncertainty
+    assert how["layers"] == ["layer1", "layer2"] and how["features"] == 6144
+    assert how["settings"]["evidence"] == "exact" and how["settings"]["samples"] == 8
+    assert how["hyperparameters"]["noise"] == pytest.approx(quantified.scores["noise"] ** 2)
 
 
 def test_a_region_stays_as_certain_as_it_is():
@@ -108,6 +151,32 @@ def test_files_hold_deviation_and_samples(quantified, tmp_path):
     again = read_counterfactual(tmp_path / "cf.h5")
     assert np.array_equal(again.std, quantified.std)
     assert np.array_equal(again.samples, quantified.samples)
+    assert again.uncertainty == quantified.uncertainty
+    assert again.uncertainty["layers"] == list(LAYERS)
+    assert read_inversion(tmp_path / "cf.h5").kind == "counterfactual"
+    assert is_inversion(tmp_path / "cf.h5")
+
+
+def test_the_figure_shows_deviation_and_samples(found, quantified):
+    figure = inversion_uncertainty_figure(quantified)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title for title in titles if title.startswith("sample")] == [
+        f"sample {number} of 64" for number in (1, 2, 3, 4)
+    ]
+    words = " ".join([*(t.get_text() for t in figure.texts), figure.get_suptitle()])
+    assert f"{quantified.scores['samples_in_target']:.0%} of the samples" in words
+    (spread,) = [axes for axes in figure.axes if axes.get_xlabel() == "standard deviation"]
+    shown = " ".join(text.get_text() for text in spread.get_legend().get_texts())
+    assert f"inside the region, mean {quantified.scores['std_inside']:.3g}" in shown
+    few = replace(quantified, samples=quantified.samples[:1], region=None)
+    (spread,) = [
+        axes
+        for axes in inversion_uncertainty_figure(few).axes
+        if axes.get_xlabel() == "standard deviation"
+    ]
+    assert "all pixels" in spread.get_legend().get_texts()[0].get_text()
+    with pytest.raises(ConfigurationError, match="not quantified"):
+        inversion_uncertainty_figure(found)
 
 
 def test_what_has_no_posterior_is_refused(found):
@@ -125,7 +194,20 @@ def test_what_has_no_posterior_is_refused(found):
     changed = replace(found, image=1 - found.image)
     with pytest.raises(ConfigurationError, match="does not make its image"):
         quantify_inversion(small_classifier(), changed, layers=LAYERS)
-    with pytest.raises(ConfigurationError, match="give tv_prior false"):
-        quantify_inversion(
-            small_classifier(), found, UncertaintySettings(tv_prior=True), layers=LAYERS
-        )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tv_prior": True},
+        {"tv_prior_weight": 1.0},
+        {"tv_prior_convention": "bayes-dip"},
+        {"mean": "linear"},
+        {"fixed_noise": True},
+        {"score_margin": 2},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_of_reconstructions_are_refused(found, settings):
+    with pytest.raises(ConfigurationError, match="reconstructions from scans alone"):
+        quantify_inversion(small_classifier(), found, UncertaintySettings(**settings))

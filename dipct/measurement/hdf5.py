@@ -137,6 +137,17 @@ def check_format(file: h5py.File, name: str, version: int, expected: str) -> Non
         )
 
 
+def format_of(path: str | Path) -> str | None:
+    """What kind of file of dipct it is: its attribute ``format``, or None.
+
+    Raises:
+        FileFormatError: missing, or no HDF5 file.
+    """
+    with open_hdf5(path, "a file written by dipct") as file:
+        found = file.attrs.get("format")
+        return None if found is None else str(found)
+
+
 def get_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     """The dataset of a name, or a :class:`FileFormatError` that says it is missing."""
     found = group.get(name)

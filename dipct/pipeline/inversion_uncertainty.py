@@ -1,8 +1,9 @@
 """Uncertainty of pre-images and counterfactuals: the posterior of tomography, on features."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,18 +19,23 @@ from dipct.inversion_settings import (
     PreImageSettings,
 )
 from dipct.operator import LOGITS, FeatureOperator
-from dipct.pipeline.inference import Regularisation
+from dipct.pipeline.inference import Inference, Regularisation
 from dipct.pipeline.inversion import digest_of, digest_of_models
 from dipct.pipeline.inversion_terms import fidelity_layers
+from dipct.pipeline.posterior_memory import SHARE, free_memory, n_components
 from dipct.pipeline.posterior_of_model import infer
 from dipct.pipeline.query_generator import query_generator
 from dipct.pipeline.stages import Stages
-from dipct.posterior import LinearisedModel
+from dipct.posterior import LinearisedModel, SufficientModel
 from dipct.pretrain import TrainedClassifier
 from dipct.progress import WorkDisplay
 from dipct.uncertainty import UncertaintySettings
 
 _AT_ONCE = 64
+_SAMPLES = 256
+# Matrices in double precision of the size of the image that are in memory at once, beside those
+# of the components of the prior.
+_MATRICES = 6
 _Found = TypeVar("_Found", bound=Inversion)
 
 
@@ -47,40 +53,40 @@ def quantify_inversion(
 
     The features of the query are the data, their misfit is the noise, whose level the evidence
     chooses, and the linear model is that of the generator and the features around what was found:
-    what a scan's posterior is made of, with another operator.
+    what a scan's posterior is made of, with another operator. More features than the image has
+    pixels are replaced by as many that say the same, see
+    :class:`dipct.posterior.SufficientModel`.
 
     Args:
         classifier: that was inverted.
         found: the image, made by a network.
         settings: of the posterior; default: 256 samples.
-        layers: whose features are the data; default: those that it was fitted with. All of them
-            together should be some thousand numbers.
+        layers: whose features are the data; default: those that it was fitted with.
         checkpoint: folder to keep finished stages in.
         resume: go on with what the folder holds.
         progress: show a progress display.
 
     Returns:
-        The same with ``std`` and ``samples``, and as scores the ``noise`` of the features, the
-        ``feature_residual`` of the samples (root mean square, over that noise), ``std_inside``
-        and ``std_outside`` of the region where edits belong, if it is known, and for a
-        counterfactual ``samples_in_target``, the share that the classifier sees in its class.
+        The same with ``std``, ``samples`` and ``uncertainty``, and as scores the ``noise`` of the
+        features, the ``feature_residual`` of the samples (root mean square, over that noise),
+        ``std_inside`` and ``std_outside`` of the region where edits belong, if it is known, and
+        for a counterfactual ``samples_in_target``, the share that the classifier sees in its class.
 
     Raises:
-        ConfigurationError: an image without network, or of another classifier.
+        ConfigurationError: an image without network or of another classifier, or settings that
+            are for tomography alone.
         InsufficientMemoryError: what was asked for does not fit into memory.
         Interrupted: stopped by the user; finished stages are kept.
     """
-    if settings is None:
-        settings = UncertaintySettings(samples=256, tv_prior=False)
-    settings = settings.model_copy(
-        update={"tv_prior": bool(settings.tv_prior), "samples": settings.samples or 256}
-    )
-    _check(settings)
+    began = time.perf_counter()
+    settings = _resolved(settings)
     device = find_device(settings.device)
     generator, theta = generator_of_inversion(found)
     if digest_of_models([classifier.model]) != found.classifier["parameters_sha256"]:
         raise ConfigurationError(
-            "This is not the classifier that was inverted: its parameters are others."
+            "This is not the classifier that was inverted: its parameters are others. Give that of "
+            f"{found.classifier['created']}, with the classes "
+            f"{', '.join(map(str, found.classifier['classes']))}."
         )
     values = _settings_of(found)
     names = layers or _fitted_layers(classifier, values)
@@ -94,9 +100,19 @@ def quantify_inversion(
             "The network of this file does not make its image; the file has been changed."
         )
     model = LinearisedModel(operator, generator.to(device), theta.to(device), data, 1.0)
+    if is_smaller := _is_smaller(model, settings):
+        model = SufficientModel(model)
+        # No other evidence knows of what that leaves out.
+        settings = settings.model_copy(update={"evidence": "exact"})
     stages = Stages(
         None if checkpoint is None else Path(checkpoint),
-        digest_of([classifier.model], [found.query, theta], values, data=list(names)),
+        digest_of(
+            [classifier.model],
+            [found.query, theta],
+            values,
+            data=list(names),
+            is_smaller=is_smaller,
+        ),
         resume=resume,
     )
     try:
@@ -119,22 +135,13 @@ def quantify_inversion(
         std=posterior.std.cpu().numpy().astype(np.float32),
         samples=samples.cpu().numpy().astype(np.float32),
         scores={**found.scores, **scores},
+        uncertainty=_record(posterior, settings)
+        | {
+            "layers": list(names),
+            "features": data.numel(),
+            "duration_s": time.perf_counter() - began + stages.saved_seconds,
+        },
     )
-
-
-def _check(settings: UncertaintySettings) -> None:
-    """Refuse what belongs to reconstructions from scans."""
-    for name, is_given in (
-        ("the total variation prior", settings.tv_prior),
-        ("mean linear", settings.mean == "linear"),
-        ("a fixed noise, which features do not have,", settings.fixed_noise),
-        ("score_margin", settings.score_margin),
-    ):
-        if is_given:
-            raise ConfigurationError(
-                f"Of reconstructions from scans alone is {name}; leave it out for counterfactuals "
-                "and pre-images."
-            )
 
 
 def generator_of_inversion(found: Inversion) -> tuple[Generator, Tensor]:
@@ -156,6 +163,53 @@ def generator_of_inversion(found: Inversion) -> tuple[Generator, Tensor]:
         query, allowed = (torch.from_numpy(a) for a in (found.query, found.allowed))
         generator = RegionGenerator(generator, query, allowed)
     return generator, torch.from_numpy(np.array(found.generator["theta"]))
+
+
+def _resolved(settings: UncertaintySettings | None) -> UncertaintySettings:
+    """Settings with what is otherwise without samples.
+
+    Raises:
+        ConfigurationError: something that belongs to reconstructions from scans.
+    """
+    settings = settings or UncertaintySettings()
+    for name, is_given in (
+        ("the total variation prior", settings.tv_prior),
+        ("a weight of the total variation prior", settings.tv_prior_weight is not None),
+        ("tv_prior_convention", settings.tv_prior_convention != "length-scale"),
+        ("mean linear", settings.mean == "linear"),
+        ("a fixed noise, which features do not have,", settings.fixed_noise),
+        ("score_margin", settings.score_margin),
+    ):
+        if is_given:
+            raise ConfigurationError(
+                f"Of reconstructions from scans alone is {name}; leave it out for counterfactuals "
+                "and pre-images."
+            )
+    return settings.model_copy(update={"tv_prior": False, "samples": settings.samples or _SAMPLES})
+
+
+def _is_smaller(model: LinearisedModel, settings: UncertaintySettings) -> bool:
+    """Whether data that suffice are fewer than all of them, and can be found."""
+    n = model.image.numel()
+    if model.n_data <= n or settings.evidence not in ("auto", "exact") or settings.prior == "g":
+        return False
+    matrices = 8 * n**2 * (n_components(model, settings) + _MATRICES)
+    operator = model.residual.element_size() * n * model.n_data
+    return matrices + operator <= SHARE * free_memory(model.residual.device)
+
+
+def _record(posterior: Inference, settings: UncertaintySettings) -> dict[str, Any]:
+    """How a posterior came about, in plain values."""
+    tuning = posterior.tuning
+    chosen = settings.to_values() | {"evidence": posterior.evidence} | posterior.choices
+    return {
+        "settings": chosen,
+        "hyperparameters": dict(tuning.values),
+        "log_evidence": tuning.log_evidence,
+        "log_evidence_error": tuning.log_evidence_error,
+        "status": tuning.status,
+        "advice": " ".join(filter(None, (posterior.advice, tuning.advice))),
+    }
 
 
 def _settings_of(found: Inversion) -> InversionSettings:

@@ -36,6 +36,8 @@ from dipct.posterior import (
     LinearWeights,
     PathwisePosterior,
     StoredJacobian,
+    SufficientEvidence,
+    SufficientModel,
     TotalVariationPrior,
     Tuning,
     WeightPrior,
@@ -107,6 +109,8 @@ def _evidence(
     """Of the data, or at weights that are given."""
     if weights is not None:
         return EvidenceAtWeights(prior, gram, model, weights)
+    if isinstance(model, SufficientModel):
+        return SufficientEvidence(prior, gram, model)
     return ExactEvidence(prior, gram, model.residual, model.noise_variance)
 
 
@@ -192,7 +196,7 @@ def _exact(
             groups,
             folder=tempfile.gettempdir() if plan.storage == "disk" else None,
             device="cpu" if plan.storage == "host" else None,
-            report=display.stage("Jacobian of the projections"),
+            report=display.stage("Jacobian of the data"),
         )
 
     def compute() -> dict[str, Tensor]:
@@ -219,7 +223,7 @@ def _exact(
             prior.groups,
             bytes_at_once=int(SHARE * plan.free) - needed,
             dtype=plan.dtype,
-            report=display.stage("Jacobian of the projections"),
+            report=display.stage("Jacobian of the data"),
         )
         return found
 

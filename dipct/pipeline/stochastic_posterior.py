@@ -60,7 +60,7 @@ def infer_stochastically(
         )
     if storage != "recompute":
         folder = tempfile.gettempdir() if storage == "disk" else None
-        report = display.stage("Jacobian of the projections")
+        report = display.stage("Jacobian of the data")
         stored = StoredJacobian.of_data(model, groups, folder=folder, report=report)
     if settings.prior == "g":
         kept["column_mean_square"] = column_mean_square(model, stored, settings)

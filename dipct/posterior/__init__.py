@@ -40,6 +40,8 @@ from dipct.posterior.stochastic_evidence import GradientEstimate as GradientEsti
 from dipct.posterior.stochastic_evidence import StochasticEvidence as StochasticEvidence
 from dipct.posterior.stochastic_tuning import tune_stochastically as tune_stochastically
 from dipct.posterior.stored_jacobian import StoredJacobian as StoredJacobian
+from dipct.posterior.sufficient_data import SufficientEvidence as SufficientEvidence
+from dipct.posterior.sufficient_data import SufficientModel as SufficientModel
 from dipct.posterior.total_variation_prior import (
     ExpectedTotalVariation as ExpectedTotalVariation,
 )
