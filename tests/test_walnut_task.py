@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates, uniform_filter1d
 
 from dipct.errors import ConfigurationError, DataError, ShapeError
 from dipct.phantom import FaceTask, WalnutTask, edit_region
@@ -61,7 +62,7 @@ def test_the_classes_are_equally_frequent_and_nothing_is_between_them(task):
     values = np.array([list(each.values()) for each in causes])
     assert list(causes[0]) == list(task.causes)
     assert np.abs(values).max() <= 1
-    assert np.abs(values[:, 0]).min() >= 0.15
+    assert np.abs(values[:, 0]).min() >= 0.3
     labels = np.array([task.label(each) for each in causes])
     assert 0.47 < labels.mean() < 0.53
     assert 0.47 < (values[:, 1] > 0).mean() < 0.53
@@ -86,9 +87,9 @@ def test_the_counterfactual_differs_in_the_crack_only(task, scenes):
 
 def test_where_there_is_no_crack_its_course_does_not_show(task, scenes):
     scene = next(s for s in scenes if task.label(s.causes) == 0)
-    other = {**scene.causes, "part": -scene.causes["part"], "place": 0.3, "crack": -0.2}
+    other = {**scene.causes, "part": -scene.causes["part"], "place": 0.3, "crack": -0.4}
     assert np.array_equal(task.render(other, scene.nuisances), scene.image)
-    assert not np.array_equal(task.render({**other, "crack": 0.2}, scene.nuisances), scene.image)
+    assert not np.array_equal(task.render({**other, "crack": 0.4}, scene.nuisances), scene.image)
 
 
 def test_a_crack_is_dark_small_and_seen(pairs):
@@ -99,6 +100,29 @@ def test_a_crack_is_dark_small_and_seen(pairs):
         region = edit_region(intact.image, cracked.image)
         assert np.abs(change[0][~region]).max() <= 0.02
         assert 0.01 < region.mean() < 0.1
+
+
+def darkest_place_of_the_shell(scene):
+    """Mean over ten degrees of the brightest value across the shell, the median being one."""
+    n, nut = scene.nuisances, Walnut(int(scene.nuisances["nut"]))
+    angles = np.linspace(-np.pi, np.pi, 252, endpoint=False)
+    a, b, c = nut.semi_axes
+    outline = np.sqrt(1 - (n["height"] / c) ** 2) / np.hypot(np.cos(angles) / a, np.sin(angles) / b)
+    # A nut of scale one is drawn 1.2 times as large as its own coordinates say.
+    radii = 1.2 * n["scale"] * (outline + np.linspace(-0.08, 0.16, 20)[:, None])
+    x = radii * np.cos(angles + n["turn"]) + n["shift"][0]
+    y = radii * np.sin(angles + n["turn"]) + n["shift"][1]
+    at = np.stack([(1 - y) * SIDE / 2 - 0.5, (x + 1) * SIDE / 2 - 0.5])
+    shell = map_coordinates(scene.image[0], at, order=1).max(0)
+    return (uniform_filter1d(shell, 7, mode="wrap") / np.median(shell)).min()
+
+
+def test_nothing_natural_is_as_dark_as_a_crack(pairs):
+    intact, cracked = (
+        [darkest_place_of_the_shell(scene) for scene in side] for side in zip(*pairs, strict=True)
+    )
+    assert min(intact) > 0.4
+    assert max(cracked) < 0.15
 
 
 def in_the_nut(scene, region):
@@ -146,11 +170,11 @@ def test_the_cause_is_the_width(task, scenes, part):
         intact = task.render({**causes, "crack": -1.0}, scene.nuisances)
         darkness = [
             (intact - task.render({**causes, "crack": size}, scene.nuisances)).sum()
-            for size in (0.15, 0.4, 0.7, 1.0)
+            for size in (0.3, 0.5, 0.75, 1.0)
         ]
         assert (np.diff(darkness) > 0).all()
-        # From 4 to 6 pixels of 64, up to natural hollows.
-        assert darkness[-1] / darkness[0] == pytest.approx(6 / 4, rel=0.2)
+        # From 6 to 8 pixels of 64, up to natural hollows.
+        assert darkness[-1] / darkness[0] == pytest.approx(8 / 6, rel=0.2)
 
 
 def test_a_crack_is_as_wide_in_any_number_of_pixels(task, scenes):
