@@ -303,7 +303,7 @@ def table(name: str) -> str:
             about = (
                 f"Accuracy {result['accuracy']:.3f}, of the independent classifier "
                 f"{result['oracle_accuracy']:.3f}; loss estimator: rank correlation "
-                f"{report['spearman']:.2f}, AUROC {report['auroc_misclassified']:.2f} "
+                f"{report['spearman']:.3f}, AUROC {report['auroc_misclassified']:.2f} "
                 f"(misclassified) and {report['auroc_shifted']:.2f} (shifted)."
             )
     if not about:
