@@ -177,7 +177,7 @@ CASES = {
         ("LSO + TV + l2", INR, DISC, "PGD"),
         {"side": 32, "noise": 0.3},
         (400, 200),
-        # Its authors name no licence; others give it as CC BY-SA 3.0.
+        # Commonly given as CC BY-SA 3.0, which its authors were not seen to say.
         may_be_shown=False,
     ),
     "cells": Case(

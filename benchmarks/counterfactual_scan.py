@@ -29,7 +29,12 @@ from dipct.inversion_settings import CounterfactualSettings
 from dipct.objective import DataTerm, GaussianFidelity
 from dipct.operator import LOGITS
 from dipct.phantom import Scene, edit_region, make_task
-from dipct.pipeline import counterfactual, open_labelled, train_classifier
+from dipct.pipeline import (
+    counterfactual,
+    open_labelled,
+    remove_checkpoint,
+    train_classifier,
+)
 from dipct.pipeline.labelled import QUERY
 from dipct.pretrain import (
     ScannedScenes,
@@ -46,7 +51,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
 SIDE, VIEWS, NOISE = 32, (60, 8), 0.02
 # Nuts of each class to explain, of so many that are scanned.
 NUTS, CANDIDATES = 4, 40
-TRAINING = {"number": 3000, "steps": 900, "batch": 32, "learning_rate": 3e-3, "noise": 0.08}
+TRAINING = {
+    "number": 3000,
+    "held_out_share": 0.1,
+    "steps": 900,
+    "batch": 32,
+    "learning_rate": 3e-3,
+    "noise": 0.08,
+}
 TV_WEIGHT, TV_STEPS = 2.0, 400
 ARMS = {
     "without the scan": {},
@@ -92,7 +104,12 @@ def classifier() -> TrainedClassifier:
         RUNS.mkdir(parents=True, exist_ok=True)
         settings = ClassifierSettings(side=SIDE, loss_estimator=False, **TRAINING)
         training, held_out = open_labelled(settings, task="walnuts")
-        write_trained_classifier(train_classifier(training, held_out, settings), path)
+        kept = path.with_name(f"{path.name}.checkpoint")
+        trained = train_classifier(
+            training, held_out, settings, checkpoint=kept, resume=kept.exists()
+        )
+        write_trained_classifier(trained, path)
+        remove_checkpoint(kept)
     return read_trained_classifier(path)
 
 
@@ -136,6 +153,11 @@ def explained() -> np.ndarray:
         right &= seen(images).argmax(-1) == 1 - targets
     numbers = right.nonzero().flatten().numpy()
     of_class = [numbers[found[0].targets[numbers] == target][:NUTS] for target in (0, 1)]
+    if min(map(len, of_class)) < NUTS:
+        raise SystemExit(
+            f"Everything is right with {len(of_class[1])} intact and {len(of_class[0])} cracked "
+            f"nuts of {CANDIDATES}, and {NUTS} of each are needed: raise CANDIDATES."
+        )
     return np.concatenate(of_class)
 
 

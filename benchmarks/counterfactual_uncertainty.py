@@ -107,12 +107,16 @@ def table() -> str:
         cells = []
         for data in DATA:
             values = np.array([each[data]["scores"][key] for each in results])
-            low, high = bootstrap_interval(values)
-            cells.append(f"{values.mean():.3g} ({low:.3g} to {high:.3g})")
+            cell = f"{values.mean():.3g}"
+            if len(values) > 1:
+                low, high = bootstrap_interval(values)
+                cell += f" ({low:.3g} to {high:.3g})"
+            cells.append(cell)
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     worked = [np.mean([each[data]["processor_seconds"] for each in results]) for data in DATA]
     lines.append("| processor time each [s] | " + " | ".join(f"{t:.0f}" for t in worked) + " |")
-    return "\n".join([*lines, "", f"{len(results)} faces; means with 95 per cent intervals."])
+    faces = "One face." if len(results) == 1 else f"{len(results)} faces; 95 per cent intervals."
+    return "\n".join([*lines, "", faces])
 
 
 def main() -> None:

@@ -300,7 +300,7 @@ def test_loss_estimates_are_measured_from_their_target(psi, estimator):
 
 
 def test_centroids_ask_for_the_target_by_a_margin(psi):
-    head = seeded(CentroidHead, 3, 4, centroid_size=3)
+    head = seeded(CentroidHead, 3, 5, centroid_size=3)
     image = images()
     features = psi.split(psi(image))["second"].mean((2, 3))
     source, target = torch.tensor([0, 1]), 3
@@ -316,10 +316,12 @@ def test_centroids_ask_for_the_target_by_a_margin(psi):
         ClassKernel(psi, head, "second", source=2, target=2)
     with pytest.raises(ConfigurationError, match="made for another classifier"):
         ClassKernel(psi, head, "norm", source=0, target=2)
+    with pytest.raises(ConfigurationError, match="of 4 classes and the model has 5"):
+        ClassKernel(psi, seeded(CentroidHead, 3, 4), "second", source=0, target=2)
 
 
 def test_far_from_all_centroids_only_the_logarithm_has_a_gradient(psi):
-    head = seeded(CentroidHead, 3, 4, centroid_size=3, length_scale=0.5)
+    head = seeded(CentroidHead, 3, 5, centroid_size=3, length_scale=0.5)
     with torch.no_grad():
         head.sums += 1e3
     gradients = {}
@@ -464,7 +466,7 @@ def test_activations_that_do_not_exist_are_refused(psi, layer, channel, message)
 def test_heads_are_taken_to_the_type_of_the_operator(psi):
     state = torch.get_rng_state()
     torch.manual_seed(1)
-    head, centroids = LossEstimator((4, 3)), CentroidHead(3, 4)
+    head, centroids = LossEstimator((4, 3)), CentroidHead(3, 5)
     torch.set_rng_state(state)
     image = images()
     assert LossEstimate(psi, head, ("norm", "second"), target=0.0).value(image).dtype == F64
