@@ -177,7 +177,7 @@ CASES = {
         ("LSO + TV + l2", INR, DISC, "PGD"),
         {"side": 32, "noise": 0.3},
         (400, 200),
-        # Its authors name no licence; others give it as CC BY-SA 3.0.
+        # Commonly given as CC BY-SA 3.0, which its authors were not seen to say.
         may_be_shown=False,
     ),
     "cells": Case(
@@ -303,7 +303,7 @@ def table(name: str) -> str:
             about = (
                 f"Accuracy {result['accuracy']:.3f}, of the independent classifier "
                 f"{result['oracle_accuracy']:.3f}; loss estimator: rank correlation "
-                f"{report['spearman']:.2f}, AUROC {report['auroc_misclassified']:.2f} "
+                f"{report['spearman']:.3f}, AUROC {report['auroc_misclassified']:.2f} "
                 f"(misclassified) and {report['auroc_shifted']:.2f} (shifted)."
             )
     if not about:
