@@ -12,15 +12,13 @@ changes at a misfit within the noise, the scan leaves the diagnosis open.
 
 import argparse
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import torch
-from counterfactual_scan_tables import ARMS, PAGE, Plan, path_of, table, write_picture
+from counterfactual_jobs import Job, path_of, work
+from counterfactual_scan_tables import ARMS, PAGE, Plan, table, write_picture
 from measuring import RESULTS, machine, replace_section, write_result
 
 from dipct.classifier_settings import ClassifierSettings
@@ -120,7 +118,7 @@ def seen(classifier: TrainedClassifier, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([classifier.features([LOGITS])(part).argmax(-1) for part in parts])
 
 
-def train(plan: Plan, views: int) -> None:
+def train(plan: Plan, name: str, views: int) -> None:
     """Train the classifier of a number of views, and see what its predictions follow."""
     began, path = time.perf_counter(), plan.runs / f"classifier-{views}.h5"
     settings = ClassifierSettings.from_values(
@@ -151,7 +149,7 @@ def train(plan: Plan, views: int) -> None:
         "seconds": time.perf_counter() - began,
         "machine": machine(),
     }
-    write_result(path_of(plan, f"classifier-{views}"), values)
+    write_result(path_of(plan, name), values)
 
 
 def scanned_gate(plan: Plan, classifier: TrainedClassifier, views: int) -> SceneGate:
@@ -194,14 +192,14 @@ def queries(plan: Plan, views: int) -> tuple[Scanned, np.ndarray, list[Scene]]:
     return nuts, numbers, [others[i] for i in numbers]
 
 
-def run(plan: Plan, views: int, arm: str) -> None:
+def run(plan: Plan, name: str, views: int, arm: str) -> None:
     """All nuts of a number of views, by one arm."""
     began = time.perf_counter()
     classifier = read_trained_classifier(plan.runs / f"classifier-{views}.h5")
     nuts, numbers, others = queries(plan, views)
     if not len(numbers):
         # Nothing to explain is a result too.
-        write_result(path_of(plan, f"{views}-views-{arm}"), {"views": views, "nuts": []})
+        write_result(path_of(plan, name), {"views": views, "nuts": []})
         return
     misfit, images = nuts.misfit(numbers), nuts.images[numbers]
     targets = [make_task("walnuts", plan.side).label(other.causes) for other in others]
@@ -222,8 +220,8 @@ def run(plan: Plan, views: int, arm: str) -> None:
     }
     with torch.no_grad():
         misfits = {
-            name: misfit.fidelity.discrepancy(misfit.operator(torch.from_numpy(each))).tolist()
-            for name, each in pictures.items()
+            kind: misfit.fidelity.discrepancy(misfit.operator(torch.from_numpy(each))).tolist()
+            for kind, each in pictures.items()
         }
     values: dict[str, Any] = {
         "views": views,
@@ -238,7 +236,7 @@ def run(plan: Plan, views: int, arm: str) -> None:
                 "valid": each.valid,
                 "p_target_query": each.p_target_query,
                 "p_target": each.p_target,
-                "misfit": {name: of[i] for name, of in misfits.items()},
+                "misfit": {kind: of[i] for kind, of in misfits.items()},
                 "mse": each.scores["mse"],
             }
             for i, (number, each) in enumerate(zip(numbers, found, strict=True))
@@ -246,32 +244,17 @@ def run(plan: Plan, views: int, arm: str) -> None:
         "seconds": time.perf_counter() - began,
         "machine": machine(),
     }
-    name = f"{views}-views-{arm}"
     np.savez_compressed(plan.runs / f"{name}.npz", **pictures)
     write_result(path_of(plan, name), values)
 
 
-def work(plan: Plan, processes: int) -> Iterator[str]:
-    """Do what is not done, and yield its names: the classifiers, then what explains them."""
-    jobs = [
-        [(f"classifier-{views}", train, (views,)) for views in plan.views],
-        [(f"{v}-views-{arm}", run, (v, arm)) for v in plan.views for arm in ARMS],
-    ]
-    with ProcessPoolExecutor(
-        processes,
-        mp_context=get_context("spawn"),
-        initializer=torch.set_num_threads,
-        initargs=(1,),
-    ) as pool:
-        for wave in jobs:
-            running = {
-                name: pool.submit(action, plan, *arguments)
-                for name, action, arguments in wave
-                if not path_of(plan, name).exists()
-            }
-            for name, future in running.items():
-                future.result()
-                yield name
+def all_jobs(plan: Plan) -> list[Job]:
+    """The classifiers, and what explains them."""
+    found = [Job(f"classifier-{views}", (), train, (views,)) for views in plan.views]
+    for views in plan.views:
+        needs = (f"classifier-{views}",)
+        found += [Job(f"{views}-views-{arm}", needs, run, (views, arm)) for arm in ARMS]
+    return found
 
 
 def main() -> None:
@@ -284,7 +267,7 @@ def main() -> None:
     options = parser.parse_args()
     plan = QUICK if options.quick else PLAN
     if not options.table:
-        for name in work(plan, options.processes):
+        for name in work(plan, all_jobs(plan), processes=options.processes):
             print(name, flush=True)
     text = table(plan)
     print(text)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from counterfactual_cases import read
+from counterfactual_jobs import path_of
 from counterfactual_pictures import PICTURES
 from measuring import table as table_of
 
@@ -58,11 +59,6 @@ class Plan:
     def margin(rays: int) -> float:
         """Three standard deviations of the mean of so many squared standard normal numbers."""
         return 3 * (2 / rays) ** 0.5
-
-
-def path_of(plan: Plan, name: str) -> Path:
-    """The JSON of a result."""
-    return plan.folder / f"{name}.json"
 
 
 def table(plan: Plan) -> str:
