@@ -14,7 +14,11 @@ from typing import Any
 import psutil
 import torch
 
+from dipct.freed_memory import keep_freed_memory
+
 RESULTS = Path(__file__).parent / "results"
+# As the command line does; here for every process of a benchmark, which all import this.
+keep_freed_memory()
 
 
 def median_seconds(function: Callable[[], Any], repeats: int = 9, warm_up: int = 2) -> float:

@@ -20,6 +20,7 @@ from dipct.cli_reconstruct import reconstruct
 from dipct.cli_spectrum import spectrum
 from dipct.cli_uncertainty import uncertainty
 from dipct.errors import ConfigurationError, DipctError, Interrupted
+from dipct.freed_memory import keep_freed_memory
 from dipct.terminal import (
     OUT,
     check_output,
@@ -252,6 +253,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     log_to_terminal()
+    keep_freed_memory()
     try:
         app(args=[word for word in arguments if word != "--debug"], prog_name="dipct")
     except (DipctError, OSError, MemoryError) as error:

@@ -17,6 +17,7 @@ ORDER = (
     "errors",
     "shapes",
     "device",
+    "freed_memory",
     "settings",
     "configuration",
     "classifier_settings",

@@ -1,0 +1,32 @@
+"""Keep the memory of freed arrays for the next ones, instead of giving it back to the system."""
+
+import ctypes
+import sys
+
+# Names and numbers of <malloc.h> of the GNU C library.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_THRESHOLD = 2**31 - 1
+# The largest that is not refused; larger arrays are few, and rarely freed.
+_LARGEST_MAPPED = 2**30
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse the memory of large arrays that were freed.
+
+    The GNU C library gives the memory of every large array back to the system at once, which then
+    clears each page anew for the next array of the same size: iterations spend a good part of
+    their time there (``benchmarks/freed_memory.py``). It is a decision of a program, for its whole
+    process, and so the command line and the benchmarks make it, not the library. The process keeps
+    the most that it once held.
+
+    Returns:
+        Whether it was done; elsewhere than with the GNU C library nothing is.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    setting = getattr(ctypes.CDLL(None), "mallopt", None)
+    if setting is None:
+        return False
+    return bool(
+        setting(_MMAP_THRESHOLD, _LARGEST_MAPPED) and setting(_TRIM_THRESHOLD, _LARGEST_THRESHOLD)
+    )
