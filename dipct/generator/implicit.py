@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dipct.errors import ConfigurationError
@@ -92,11 +91,11 @@ class ImplicitNetwork(Network):
 
     def __call__(self, parameters: Mapping[str, Tensor], z: Tensor) -> Tensor:
         """See :meth:`Network.__call__`."""
-        x = z
+        x = z.flatten(2)
         for i in range(1, self.layers + 1):
             x = _apply(parameters, f"layer_{i}", x)
             x = torch.sin(x if i == 1 else self.frequency * x)
-        x = _apply(parameters, self.last_block, x)
+        x = _apply(parameters, self.last_block, x).unflatten(2, z.shape[2:])
         return torch.sigmoid(x) if self.output == "sigmoid" else x
 
 
@@ -151,5 +150,8 @@ def _linear(block: str, inputs: int, outputs: int) -> list[Parameter]:
 
 
 def _apply(parameters: Mapping[str, Tensor], block: str, x: Tensor) -> Tensor:
+    """A layer on the features of every pixel, [N C pixels]."""
     weight, bias = (parameters[f"{block}.convolution_1.{part}"] for part in ("weight", "bias"))
-    return F.conv2d(x.to(weight.dtype), weight, bias)
+    # A product of matrices is faster than a convolution of one pixel.
+    matrices = weight.flatten(1).expand(len(x), -1, -1)
+    return torch.baddbmm(bias[:, None], matrices, x.to(weight.dtype))
