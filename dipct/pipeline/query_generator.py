@@ -19,10 +19,12 @@ from dipct.solver import Adam, GeneratorFit, LowestObjective
 
 # A U-Net of four steps down and up (arXiv 2010.12046, section 4, which does not say how wide), with
 # fewer where images are small: the coarsest image has at least so many pixels along a side.
-_CHANNELS = (16, 32, 64, 128, 128)
+_CHANNELS = (16, 32, 32, 32, 32)
 _SKIP_CHANNELS = 16
 _INPUT_CHANNELS = 32
 _COARSEST = 4
+# On a CPU small convolutions wait for calls as well, but those of large images for memory.
+_PIXELS_TOGETHER = 64 * 64
 _LAYERS = 4
 _DECODER_LEVELS = 4
 
@@ -77,6 +79,8 @@ def query_generator(
     )
     # Uniform in [-1, 1] (arXiv 2109.14274, section 4).
     z = 2 * torch.rand(unet.input_shape(plane), generator=random) - 1
+    if height * width <= _PIXELS_TOGETHER:
+        batching = "vmap"
     return NetworkGenerator(unet, z, plane, batching=batching)
 
 
