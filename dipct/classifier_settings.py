@@ -29,8 +29,9 @@ ranking loss as it is printed there, which has the same minimisers."""
 class ClassifierSettings(CheckedSettings):
     """Everything that decides how a classifier and its heads are trained."""
 
-    architecture: Literal["small", "resnet18"] = "small"
-    """A residual network for 32 to 64 pixels, or ResNet-18."""
+    architecture: Literal["small", "small-halved", "resnet18"] = "small"
+    """A residual network for 32 to 64 pixels, the same on images that it halves first, or
+    ResNet-18."""
     side: int | None = Field(None, ge=16)
     """Pixels along the sides of the images; default: 32 for faces, 64 for everything else."""
     steps: int = Field(1500, ge=1)

@@ -33,7 +33,7 @@ def train(
         int | None, typer.Option(help="Use at most so many images of the folder.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="s1 or disc: ResNet-18 at 96 pixels.")] = None,
-    architecture: Annotated[str | None, typer.Option(help="small or resnet18.")] = None,
+    architecture: Annotated[str | None, typer.Option(help="small, small-halved, resnet18.")] = None,
     side: Annotated[int | None, typer.Option(help="Pixels along the sides.")] = None,
     number: Annotated[int | None, typer.Option(help="Pictures to draw, 5000 by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, 1500 by default.")] = None,

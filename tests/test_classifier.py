@@ -10,6 +10,7 @@ from dipct.classifier import (
     CentroidHead,
     LossEstimator,
     gradient_penalty,
+    halved_resnet,
     kernel_loss,
     ranking_loss,
     resnet18,
@@ -52,6 +53,19 @@ def test_resnet18_is_the_usual_one():
         (256, 6, 6),
         (512, 3, 3),
     ]
+
+
+def test_the_halved_one_is_the_small_one_at_half_the_resolution():
+    halved, small = halved_resnet(2), small_resnet(2)
+    psi = FeatureOperator(halved, STAGES, (3, 64, 64))
+    assert psi.shapes == FeatureOperator(small, STAGES, (3, 32, 32)).shapes
+    halved.load_state_dict(small.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    whole = FeatureOperator(small, ["conv1"], (3, 64, 64))(x).reshape(16, 64, 64)
+    every_second = FeatureOperator(halved, ["conv1"], (3, 64, 64))(x).reshape(16, 32, 32)
+    torch.testing.assert_close(every_second, whole[:, ::2, ::2])
+    with pytest.raises(ConfigurationError, match="stride two anyway"):
+        ResNet((64, 128, 256, 512), 2, halved=True)
 
 
 @pytest.mark.parametrize(("side", "channels"), [(32, 1), (64, 3)])

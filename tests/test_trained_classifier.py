@@ -92,7 +92,7 @@ def test_first_parameters_come_from_a_seed():
     assert torch.equal(one.fc.weight, same.fc.weight)
     assert not torch.equal(one.fc.weight, other.fc.weight)
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(ConfigurationError, match="resnet18 or small"):
+    with pytest.raises(ConfigurationError, match="one of resnet18, small, small-halved"):
         make_classifier("resnet50", classes=2)
 
 

@@ -13,5 +13,6 @@ from dipct.classifier.own_model import load_model as load_model
 from dipct.classifier.resnet import STAGES as STAGES
 from dipct.classifier.resnet import TRUNK as TRUNK
 from dipct.classifier.resnet import ResNet as ResNet
+from dipct.classifier.resnet import halved_resnet as halved_resnet
 from dipct.classifier.resnet import resnet18 as resnet18
 from dipct.classifier.resnet import small_resnet as small_resnet

@@ -33,6 +33,7 @@ from dipct.classifier import (
     CentroidLogits,
     LossEstimator,
     ResNet,
+    halved_resnet,
     resnet18,
     small_resnet,
     with_centroids,
@@ -54,7 +55,7 @@ from dipct.pretrain.scene_gate import SceneGate
 FORMAT, VERSION = "dipct-classifier", 1
 _EXPECTED = "a classifier, as written by dipct"
 _JSON = ("architecture", "image_shape", "classes", "task", "settings", "versions")
-_ARCHITECTURES = {"resnet18": resnet18, "small": small_resnet}
+_ARCHITECTURES = {"resnet18": resnet18, "small": small_resnet, "small-halved": halved_resnet}
 ARCHITECTURES = tuple(_ARCHITECTURES)
 """Names of the networks :func:`make_classifier` knows."""
 
@@ -127,7 +128,8 @@ def make_classifier(name: str, *, classes: int, in_channels: int = 3, seed: int 
     """A classifier with its first parameters.
 
     Args:
-        name: ``resnet18``, or ``small`` for images of 32 to 64 pixels.
+        name: ``resnet18``, ``small`` for images of 32 to 64 pixels, or ``small-halved``, which
+            halves them first.
         classes: number of classes.
         in_channels: channels of the images.
         seed: of the parameters.
@@ -137,7 +139,7 @@ def make_classifier(name: str, *, classes: int, in_channels: int = 3, seed: int 
     """
     if name not in _ARCHITECTURES:
         raise ConfigurationError(
-            f"The classifier must be {' or '.join(ARCHITECTURES)}; got {name!r}."
+            f"The classifier must be one of {', '.join(ARCHITECTURES)}; got {name!r}."
         )
     # Torch initialises modules from its global stream.
     with torch.random.fork_rng(devices=[]):
