@@ -197,3 +197,14 @@ def test_wrong_settings_are_refused(task, scenes):
     for target in (same, 2, -1):
         with pytest.raises(ConfigurationError, match="target must be another class"):
             task.counterfactual(scenes[0], target)
+
+
+def test_the_gap_says_how_near_to_the_border_of_its_class_a_lesion_may_be():
+    def least(task):
+        scenes = task.sample(200, seed=0)
+        return min(abs(scene.causes["blotch"]) for scene in scenes)
+
+    assert 0.05 <= least(LesionTask(16, gap=0.05)) < 0.1
+    assert least(LesionTask(16, gap=0.4)) >= 0.4
+    with pytest.raises(ConfigurationError, match="gap"):
+        LesionTask(gap=1.0)

@@ -9,7 +9,7 @@ from dipct.phantom.scenes import Scene, SceneTask, edit_region
 
 SIGNS = ("asymmetry", "border", "blotch", "size")
 
-# Causes within this of zero are never drawn.
+# Causes within this of zero are never drawn, unless asked for.
 _GAP = 0.15
 # Width of an edge [pixels]: lesions have soft ones.
 _EDGE = 1.6
@@ -36,6 +36,7 @@ class LesionTask(SceneTask):
         shortcut: share of pictures in which a coloured tag at the side goes with melanoma, as in
             collections where doctors mark what they worry about; default: no tag. A classifier
             that is trained with it looks at the tag, and an explanation should say so.
+        gap: causes within this of zero are never drawn; the less, the more lesions are hard.
         label_noise: see :class:`SceneTask`.
 
     Raises:
@@ -51,6 +52,7 @@ class LesionTask(SceneTask):
         number_of_classes: int = 2,
         difficulty: int = 1,
         shortcut: float | None = None,
+        gap: float = _GAP,
         label_noise: float = 0.03,
     ) -> None:
         super().__init__(side, label_noise=label_noise)
@@ -61,7 +63,10 @@ class LesionTask(SceneTask):
             )
         if shortcut is not None and not 0.5 <= shortcut <= 1:
             raise ConfigurationError(f"shortcut must lie between 0.5 and 1; got {shortcut}.")
+        if not 0 <= gap < 1:
+            raise ConfigurationError(f"gap must be at least 0 and less than 1; got {gap}.")
         self.number_of_classes = number_of_classes
+        self.gap = gap
         self.difficulty, self.shortcut = difficulty, shortcut
         self.classes = ("nevus", "melanoma", "vascular lesion", "keratosis")[:number_of_classes]
 
@@ -80,7 +85,7 @@ class LesionTask(SceneTask):
     def draw_causes(self, rng: np.random.Generator) -> dict[str, float]:
         """See :meth:`SceneTask.draw_causes`; classes are equally frequent."""
         target = int(rng.integers(len(self.classes)))
-        free = {name: _cause(rng, rng.random() < 0.5) for name in SIGNS}
+        free = {name: self._cause(rng, rng.random() < 0.5) for name in SIGNS}
         return self.causes_of_class({**free, "vascular": -1.0, "scale": -1.0}, target, rng)
 
     def causes_of_class(
@@ -92,7 +97,7 @@ class LesionTask(SceneTask):
         """
         found = dict(causes)
         for number, name in ((2, "vascular"), (3, "scale")):
-            found[name] = _cause(rng, True) if target == number else -1.0
+            found[name] = self._cause(rng, True) if target == number else -1.0
         if target > 1:
             return found
         deciding = {1: ("blotch",), 2: ("blotch", "border"), 3: SIGNS}[self.difficulty]
@@ -107,7 +112,7 @@ class LesionTask(SceneTask):
             surplus = max(len(present) - (least - 1), 0)
             number = int(rng.integers(surplus, len(present) + 1)) if surplus else 0
             changed, is_there = rng.permutation(present)[:number], False
-        return found | {str(name): _cause(rng, is_there) for name in changed}
+        return found | {str(name): self._cause(rng, is_there) for name in changed}
 
     def draw_nuisances(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """See :meth:`SceneTask.draw_nuisances`."""
@@ -217,7 +222,6 @@ class LesionTask(SceneTask):
         waves = amplitudes * np.cos(orders * angle[..., None] + n["phases"])
         return n["radius"] * (1 + 0.3 * causes["size"]) * (1 + waves.sum(-1))
 
-
-def _cause(rng: np.random.Generator, is_there: bool) -> float:
-    size = rng.uniform(_GAP, 1.0)
-    return float(size if is_there else -size)
+    def _cause(self, rng: np.random.Generator, is_there: bool) -> float:
+        size = rng.uniform(self.gap, 1.0)
+        return float(size if is_there else -size)

@@ -19,7 +19,7 @@ QUERY = 3_000_000_019
 def open_labelled(
     settings: ClassifierSettings,
     *,
-    task: str | None = None,
+    task: str | SceneTask | None = None,
     folder: Path | None = None,
     layout: str = AUTO,
     attribute: str | None = None,
@@ -30,7 +30,7 @@ def open_labelled(
 
     Args:
         settings: side, number, share and seed.
-        task: name of a drawn task, see :func:`dipct.phantom.make_task`; or
+        task: a drawn task, or the name of one, see :func:`dipct.phantom.make_task`; or
         folder: where labelled images are.
         layout: of the folder, see :func:`dipct.pretrain.read_labelled`.
         attribute: that makes the class, of CelebA.
@@ -62,7 +62,12 @@ def open_labelled(
     if attribute is not None or most is not None or layout != AUTO:
         raise ConfigurationError("layout, attribute and most are for folders of images.")
     assert task is not None
-    drawn = make_task(task, settings.side)
+    drawn = make_task(task, settings.side) if isinstance(task, str) else task
+    if settings.side not in (None, drawn.side):
+        raise ConfigurationError(
+            f"The pictures of the task have {drawn.side} pixels along a side, the settings ask for "
+            f"{settings.side}. Make the task with that side, or leave side out."
+        )
     held_out = max(2, round(settings.held_out_share * settings.number))
     first, second = settings.seed, settings.seed + _HELD_OUT
     with WorkDisplay(progress) as display:
