@@ -91,6 +91,19 @@ COUNTERFACTUAL_METHODS: dict[str, dict[str, Any]] = {
         }.items()
         for ending, manifold in _MANIFOLDS.items()
     },
+    # The distance of Wachter et al. for a network: an edit in few places.
+    **{
+        f"l1-{name}{ending}": {
+            "space": "image",
+            "distance": "l1",
+            **generator,
+            **_FITTED,
+            **_OF_FEATURES,
+            **manifold,
+        }
+        for name, generator in _GENERATORS.items()
+        for ending, manifold in _MANIFOLDS.items()
+    },
     # Wachter et al. (Harvard J. Law & Tech. 31, 2018, eq. 1), on pixels.
     "wachter": _PIXELS
     | {"space": "image", "distance": "l1", "class_loss": "probability", "class_weight": 0.3},
