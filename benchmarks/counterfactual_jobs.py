@@ -1,13 +1,12 @@
 """The jobs of the benchmark of counterfactuals: what each needs, computes and writes."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import counterfactual_cases as cases
 import numpy as np
@@ -16,13 +15,15 @@ from counterfactual_cases import (
     DEFAULT,
     FIRST_TUNING,
     FULL,
+    ORACLE,
     QUICK,
     TUNING_QUERIES,
     Plan,
     Queries,
+    read,
     slug,
 )
-from measuring import machine, write_result
+from job_queue import Job, load, path_of, save
 
 from dipct.inversion import Counterfactual
 from dipct.pretrain import ClassifierTrainingSettings, classifier_discrepancy
@@ -42,155 +43,112 @@ _TEST_IMAGES, _DISCREPANCY_STEPS, _GATE_SEED = 1000, 150, 12345
 _WORKING = 5.0
 
 
-class Job(NamedTuple):
-    """Something to compute.
+def weights(case: str, seed: int, *, plan: Plan | None = None) -> Job:
+    """The classifier of a seed for others to read, where it is not there.
 
-    Attributes:
-        name: of the file that it writes.
-        needs: names of the jobs that come before.
-        action: what writes the file, called with the plan and the arguments.
-        arguments: see there.
+    Args:
+        case: the task.
+        seed: of the classifier, or that of the oracle.
+        plan: that it belongs to, where this is another than that of the call.
     """
-
-    name: str
-    needs: tuple[str, ...]
-    action: Callable[..., None]
-    arguments: tuple[Any, ...]
-
-    def path(self, plan: Plan) -> Path:
-        """What it writes."""
-        return path_of(plan, self.name)
-
-
-def path_of(plan: Plan, name: str) -> Path:
-    """The file of a job: results are JSON, all else lies among the runs."""
-    if name.startswith("tuning-"):
-        return (plan.tuning or plan.folder) / f"{name}.json"
-    is_kept_apart = name.startswith(("start-", "truth-"))
-    return plan.runs / f"{name}.pt" if is_kept_apart else plan.folder / f"{name}.json"
+    name = "oracle" if seed == ORACLE else seed
+    return Job(f"weights-{case}-{name}", (), train_again, (case, seed), plan)
 
 
 def jobs(plan: Plan, case: str) -> list[Job]:
     """All jobs of a task, the most urgent first."""
     found: list[Job] = []
-    judge = f"oracle-{case}"
+    judge, networks = f"weights-{case}-oracle", [f"weights-{case}-{seed}" for seed in plan.seeds]
     for seed in plan.seeds:
         found.append(Job(f"classifier-{case}-{seed}", (), train, (case, seed)))
-    found.append(Job(judge, (), train_oracle, (case,)))
+    found.append(Job(f"oracle-{case}", (), train_oracle, (case,)))
+    for seed in plan.seeds:
+        found.append(weights(case, seed)._replace(needs=(f"classifier-{case}-{seed}",)))
+    found.append(weights(case, ORACLE)._replace(needs=(f"oracle-{case}",)))
     used = {arm.generator for arm in plan.arms.values()}
     generators = [g for g in plan.order if g in used and g != "pixels"]
     for seed, name in _sets(plan):
-        needs = (f"classifier-{case}-{seed}",)
+        needs = (f"weights-{case}-{seed}",)
         found += [
             Job(f"start-{case}-{name}-{g}", needs, start, (case, name, g)) for g in generators
         ]
         found.append(Job(f"truth-{case}-{name}", needs, draw_truth, (case, name)))
     order = sorted(plan.arms, key=lambda name: plan.order.index(_of(plan, name)))
     for name in order if plan.tuning is None else ():
-        needs = (judge, *_starts(plan, case, "tuning", name))
+        needs = (judge, networks[0], *_starts(plan, case, "tuning", name))
         found.append(Job(f"tuning-{case}-{slug(name)}", needs, tune, (case, name)))
     for name in order:
-        for seed in plan.seeds:
+        for seed, network in zip(plan.seeds, networks, strict=True):
             tuning = f"tuning-{case}-{slug(name)}"
-            needs = (judge, tuning, *_starts(plan, case, str(seed), name))
+            needs = (judge, network, tuning, *_starts(plan, case, str(seed), name))
             found.append(Job(f"run-{case}-{seed}-{slug(name)}", needs, run, (case, seed, name)))
-    for seed in plan.seeds:
-        needs = (judge, f"truth-{case}-{seed}")
+    for seed, network in zip(plan.seeds, networks, strict=True):
+        needs = (judge, network, f"truth-{case}-{seed}")
         found.append(Job(f"run-{case}-{seed}-controls", needs, run_controls, (case, seed)))
     if plan.cases[case].queries * len(plan.seeds) >= LEAST_COUNTERFACTUALS:
-        for name in (*DISCREPANCY_ARMS, _TRUE):
-            source = "controls" if name == _TRUE else slug(name)
-            needs = tuple(f"run-{case}-{seed}-{source}" for seed in plan.seeds)
+        compared = [name for name in DISCREPANCY_ARMS if name in plan.arms]
+        for name in (*compared, _TRUE):
+            stems = [f"run-{case}-{s}-{_source(name)}" for s in plan.seeds]
+            # Without the images, which are not kept with the results, there is nothing to train on.
+            needs = (*networks, *stems, *(f"images-{stem}" for stem in stems))
+            if name != _TRUE:
+                needs += tuple(
+                    each for s in plan.seeds for each in _starts(plan, case, str(s), name)
+                )
             found.append(Job(f"discrepancy-{case}-{slug(name)}", needs, discrepancy, (case, name)))
     return found
 
 
-def work(
-    plan: Plan, todo: Iterable[Job], *, processes: int, seconds: float | None = None
-) -> Iterator[str]:
-    """Do what is not done yet, as many jobs at once as there are processes.
-
-    Args:
-        plan: what is computed.
-        todo: jobs, the most urgent first.
-        processes: each of one thread.
-        seconds: after which none begins any more.
-
-    Yields:
-        The name of each job that is done.
-    """
-    began = time.perf_counter()
-    waiting = [job for job in todo if not job.path(plan).exists()]
-    running: dict[Future[None], Job] = {}
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        try:
-            while True:
-                is_time = seconds is None or time.perf_counter() - began < seconds
-                for job in list(waiting) if is_time else ():
-                    is_ready = all(path_of(plan, name).exists() for name in job.needs)
-                    if is_ready and len(running) < processes:
-                        waiting.remove(job)
-                        running[pool.submit(job.action, plan, job.name, *job.arguments)] = job
-                if not running:
-                    return
-                done, _ = wait(running, timeout=_WORKING, return_when=FIRST_COMPLETED)
-                for future in done:
-                    name = running.pop(future).name
-                    future.result()
-                    yield name
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def train_again(plan: Plan, name: str, case: str, seed: int) -> None:
+    """The weights of a classifier, which are not kept with the results."""
+    trained = cases.classifier(case, seed, plan=plan)
+    is_oracle = seed == ORACLE
+    path = path_of(plan, f"oracle-{case}" if is_oracle else f"classifier-{case}-{seed}")
+    if path.exists() and read(path)["accuracy"] != trained.accuracy:
+        warnings.warn(
+            f"{name} are not those that {path.name} is of: its accuracy is "
+            f"{read(path)['accuracy']}, now it is {trained.accuracy}. Other processors round "
+            "differently; results of both are not of the same classifier.",
+            stacklevel=1,
+        )
 
 
-def train(plan: Plan, name: str, case: str, seed: int) -> None:
+def train(plan: Plan, name: str, case: str, seed: int) -> Mapping[str, Any]:
     """A classifier; one that cannot be explained stops the benchmark."""
-    began = time.perf_counter()
     trained = cases.classifier(case, seed, plan=plan)
     report, gate = trained.report, trained.gate
     if not gate.is_passed or not report.is_usable:
         raise SystemExit(f"{name} cannot be explained: {gate}, {report}")
-    _write(
-        plan,
-        name,
-        began,
-        {
-            "accuracy": trained.accuracy,
-            "report": asdict(report),
-            "centroids": asdict(trained.centroid_report),
-            "gate": asdict(gate),
-        },
-    )
+    return {
+        "accuracy": trained.accuracy,
+        "report": asdict(report),
+        "centroids": asdict(trained.centroid_report),
+        "gate": asdict(gate),
+    }
 
 
-def train_oracle(plan: Plan, name: str, case: str) -> None:
+def train_oracle(plan: Plan, name: str, case: str) -> Mapping[str, Any]:
     """The other classifier, which says whether counterfactuals are of their class."""
-    began = time.perf_counter()
     judge = cases.oracle(case, plan=plan)
     if not judge.gate.is_passed:
         raise SystemExit(f"{name} cannot judge: {judge.gate}")
-    _write(plan, name, began, {"accuracy": judge.accuracy, "gate": asdict(judge.gate)})
+    return {"accuracy": judge.accuracy, "gate": asdict(judge.gate)}
 
 
 def start(plan: Plan, name: str, case: str, queries: str, generator: str) -> None:
     """Networks that show the queries, which all arms with such a network begin with."""
-    began = time.perf_counter()
     parameters, images = cases.start_of(_queries(plan, case, queries), generator, plan=plan)
-    seconds = time.perf_counter() - began
-    _save(path_of(plan, name), {"parameters": parameters, "images": images, "seconds": seconds})
+    save(path_of(plan, name), {"parameters": parameters, "images": images})
 
 
 def draw_truth(plan: Plan, name: str, case: str, queries: str) -> None:
     """Right answers to the queries."""
-    _save(path_of(plan, name), cases.truths_of(_queries(plan, case, queries)))
+    save(path_of(plan, name), cases.truths_of(_queries(plan, case, queries)))
 
 
-def tune(plan: Plan, name: str, case: str, arm_name: str) -> None:
+def tune(plan: Plan, name: str, case: str, arm_name: str) -> Mapping[str, Any]:
     """What each setting is worth, on queries that are not scored."""
-    arm, began = plan.arms[arm_name], time.perf_counter()
+    arm = plan.arms[arm_name]
     trained, asked = (
         cases.classifier(case, plan.seeds[0], plan=plan),
         _queries(plan, case, "tuning"),
@@ -201,14 +159,15 @@ def tune(plan: Plan, name: str, case: str, arm_name: str) -> None:
         settings = cases.settings_of(arm, values, plan=plan)
         found = cases.explain(trained, asked, settings, start=first, plan=plan)
         tried.append({"values": values, "merit": cases.merit(_scores(plan, case, "tuning", found))})
-    _write(plan, name, began, {"tried": tried})
+    return {"tried": tried}
 
 
-def run(plan: Plan, name: str, case: str, seed: int, arm_name: str) -> None:
+def run(plan: Plan, name: str, case: str, seed: int, arm_name: str) -> Mapping[str, Any]:
     """All queries of a classifier by one arm."""
-    arm, began = plan.arms[arm_name], time.perf_counter()
+    arm = plan.arms[arm_name]
     chosen = cases.chosen_of(case, arm_name, plan=plan)
     asked, trained = _queries(plan, case, str(seed)), cases.classifier(case, seed, plan=plan)
+    began, worked = time.perf_counter(), time.process_time()
     found = cases.explain(
         trained,
         asked,
@@ -216,22 +175,22 @@ def run(plan: Plan, name: str, case: str, seed: int, arm_name: str) -> None:
         start=_first(plan, case, str(seed), arm.generator),
         plan=plan,
     )
-    seconds = time.perf_counter() - began
+    seconds, processor = time.perf_counter() - began, time.process_time() - worked
     cases.write_images(name, np.stack([each.image for each in found]), plan=plan)
-    values = {
+    return {
         "arm": arm_name,
         "case": case,
         "seed": seed,
         "settings": found[0].settings,
         "scores": _scores(plan, case, str(seed), found),
         "seconds_per_query": seconds / len(found),
+        "processor_seconds_per_query": processor / len(found),
     }
-    _write(plan, name, began, values)
 
 
-def run_controls(plan: Plan, name: str, case: str, seed: int) -> None:
+def run_controls(plan: Plan, name: str, case: str, seed: int) -> Mapping[str, Any]:
     """What every score should be for the true answer, for nothing, and for noise."""
-    asked, began = _queries(plan, case, str(seed)), time.perf_counter()
+    asked = _queries(plan, case, str(seed))
     truths, trained = _truths(plan, case, str(seed)), cases.classifier(case, seed, plan=plan)
     rng = np.random.default_rng([seed, 4])
     true = np.stack([truth.images[0] for truth in truths])
@@ -245,16 +204,13 @@ def run_controls(plan: Plan, name: str, case: str, seed: int) -> None:
         seen = cases.standings(trained, images, asked.targets)
         found[title] = cases.scores_of(case, asked, truths, images, seen, plan=plan)
     cases.write_images(name, true, plan=plan)
-    _write(plan, name, began, {"case": case, "seed": seed, "scores": found})
+    return {"case": case, "seed": seed, "scores": found}
 
 
-def discrepancy(plan: Plan, name: str, case: str, arm_name: str) -> None:
+def discrepancy(plan: Plan, name: str, case: str, arm_name: str) -> Mapping[str, Any]:
     """What a classifier learns from the counterfactuals of an arm in place of pictures."""
-    began, found = time.perf_counter(), plan.cases[case]
-    stems = [
-        f"run-{case}-{seed}-{'controls' if arm_name == _TRUE else slug(arm_name)}"
-        for seed in plan.seeds
-    ]
+    found = plan.cases[case]
+    stems = [f"run-{case}-{seed}-{_source(arm_name)}" for seed in plan.seeds]
     images = np.concatenate([cases.read_images(stem, plan=plan) for stem in stems])
     trained = cases.classifier(case, plan.seeds[0], plan=plan)
     asked = [_queries(plan, case, str(seed)) for seed in plan.seeds]
@@ -264,7 +220,7 @@ def discrepancy(plan: Plan, name: str, case: str, arm_name: str) -> None:
     shown = None
     if generator in ("unet", "inr"):
         names = [f"start-{case}-{seed}-{generator}" for seed in plan.seeds]
-        shown = np.concatenate([_load(path_of(plan, each))["images"] for each in names])
+        shown = np.concatenate([load(path_of(plan, each))["images"] for each in names])
     task = asked[0].task
     pictures, index = {found.source: [], target: []}, 0
     wanted = {found.source: _TEST_IMAGES // 2, target: _TEST_IMAGES // 2 + len(images)}
@@ -297,13 +253,18 @@ def discrepancy(plan: Plan, name: str, case: str, arm_name: str) -> None:
         reconstructions=None if shown is None else moved(shown),
     )
     trained.model.cpu()
-    _write(plan, name, began, {"arm": arm_name, "case": case, **asdict(measured)})
+    return {"arm": arm_name, "case": case, **asdict(measured)}
 
 
 def _sets(plan: Plan) -> list[tuple[int, str]]:
     """Sets of queries: the seed of their classifier, and their name."""
     tuned = [] if plan.tuning is not None else [(plan.seeds[0], "tuning")]
     return [*tuned, *((seed, str(seed)) for seed in plan.seeds)]
+
+
+def _source(arm_name: str) -> str:
+    """What the name of a run with the images of an arm ends with."""
+    return "controls" if arm_name == _TRUE else slug(arm_name)
 
 
 def _of(plan: Plan, arm_name: str) -> str:
@@ -332,11 +293,11 @@ def _queries_of(folder: Path, case: str, name: str) -> Queries:
 def _first(plan: Plan, case: str, queries: str, generator: str) -> torch.Tensor | None:
     if generator == "pixels":
         return None
-    return _load(path_of(plan, f"start-{case}-{queries}-{generator}"))["parameters"]
+    return load(path_of(plan, f"start-{case}-{queries}-{generator}"))["parameters"]
 
 
 def _truths(plan: Plan, case: str, queries: str) -> list[Any]:
-    return _load(path_of(plan, f"truth-{case}-{queries}"))
+    return load(path_of(plan, f"truth-{case}-{queries}"))
 
 
 def _scores(
@@ -364,20 +325,3 @@ def standings_of(found: list[Counterfactual]) -> list[dict[str, float]]:
         }
         for each in found
     ]
-
-
-def _load(path: Path) -> Any:
-    # Written by this benchmark itself.
-    return torch.load(path, weights_only=False)
-
-
-def _save(path: Path, values: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(values, temporary)
-    temporary.replace(path)
-
-
-def _write(plan: Plan, name: str, began: float, values: dict[str, Any]) -> None:
-    seconds = time.perf_counter() - began
-    write_result(path_of(plan, name), values | {"seconds": seconds, "machine": machine()})

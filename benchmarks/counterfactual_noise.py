@@ -1,28 +1,31 @@
 """Claim: counterfactuals of a classifier that was trained with noise can be seen.
 
 Faces of 32 pixels, one classifier for each standard deviation of the noise in training, explained
-with the settings that benchmarks/counterfactuals.py has chosen: run its tuning first.
+with the settings that benchmarks/counterfactuals.py has chosen. The classifier with the noise of
+that benchmark is its first one, and its oracle judges all.
 
-    python benchmarks/counterfactual_noise.py
-    python benchmarks/counterfactual_noise.py --table    # table only, of what there is
+    python benchmarks/counterfactual_noise.py                  # what is not done yet, two at a time
+    python benchmarks/counterfactual_noise.py --seconds 90     # nothing begins later than that
+    python benchmarks/counterfactual_noise.py --table          # table only, of what there is
 """
 
-import argparse
-import time
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import counterfactual_cases as cases
 import numpy as np
-from counterfactual_cases import DEFAULT, FOLDER, Plan, read, slug
-from counterfactual_jobs import standings_of
+from compared_arms import tuned
+from counterfactual_cases import DEFAULT, NOISE, ORACLE, Plan, read, slug
+from counterfactual_jobs import standings_of, weights
 from counterfactual_tables import COLUMNS, cell
-from measuring import RESULTS, machine, replace_section, write_result
+from job_options import on_device, options_parser, publish, run_jobs
+from job_queue import Job, load, path_of, save
+from measuring import RESULTS
 
-PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
-NOISES = (0.0, 0.1, 0.3)
-ARMS = ("LSO + TV + l2", "LSO + INR", "LSO + INR + DEP", "Wachter", "PGD")
-QUERIES = 24
+NOISES = (0.0, 0.1, NOISE)
+ARMS = ("LSO + TV + l2", "LSO + INR", "LSO + INR + DEP", "L1 + INR", "Wachter", "PGD")
+QUERIES = 16
 
 _FACES = DEFAULT.cases["faces"]
 PLAN = Plan(
@@ -33,81 +36,92 @@ PLAN = Plan(
         )
         for noise in NOISES
     },
-    DEFAULT.arms,
+    tuned(ARMS),
     batch=QUERIES,
 )
 
 
-def run(noise: float) -> None:
-    """All arms of a classifier."""
-    case = f"faces-{noise}"
-    left = [name for name in ARMS if not path_of(noise, name).exists()]
-    if not left:
-        return
-    trained = cases.classifier(case, 0, plan=PLAN)
-    asked = cases.queries(case, 0, QUERIES, plan=PLAN)
-    truths, starts = cases.truths_of(asked), {}
-    for name in left:
-        arm, began = PLAN.arms[name], time.perf_counter()
-        chosen = cases.chosen_of("faces", name, plan=DEFAULT)
-        if arm.generator != "pixels" and arm.generator not in starts:
-            starts[arm.generator] = cases.start_of(asked, arm.generator, plan=PLAN)[0]
-        found = cases.explain(
-            trained,
-            asked,
-            cases.settings_of(arm, chosen),
-            start=starts.get(arm.generator),
-            plan=PLAN,
-        )
-        images = np.stack([each.image for each in found])
-        # The judge of the other benchmark: the same for all classifiers.
-        scores = cases.scores_of("faces", asked, truths, images, standings_of(found))
-        write_result(
-            path_of(noise, name),
-            {
-                "noise": noise,
-                "arm": name,
-                "accuracy": trained.accuracy,
-                "settings": found[0].settings,
-                "scores": scores,
-                "seconds": time.perf_counter() - began,
-                "machine": machine(),
-            },
-        )
-        print(path_of(noise, name).name, flush=True)
+def name_of(noise: float, arm: str) -> str:
+    return f"{noise}-{slug(arm)}"
 
 
-def path_of(noise: float, arm: str) -> Path:
-    return PLAN.folder / f"{noise}-{slug(arm)}.json"
+def classifier_of(noise: float) -> tuple[str, Plan]:
+    """The case of a classifier, and the plan that it belongs to."""
+    return ("faces", DEFAULT) if noise == NOISE else (f"faces-{noise}", PLAN)
+
+
+def all_jobs(plan: Plan) -> list[Job]:
+    """The classifiers, what each fit begins with, and the fits."""
+    judge = weights("faces", ORACLE, plan=DEFAULT)
+    found = [judge]
+    for noise in NOISES:
+        case, owner = classifier_of(noise)
+        trained = weights(case, 0, plan=owner)
+        found.append(trained)
+        generators = {arm.generator for arm in plan.arms.values()} - {"pixels"}
+        for generator in sorted(generators):
+            name = f"start-{noise}-{generator}"
+            found.append(Job(name, (trained.name,), start, (noise, generator)))
+        for arm_name, arm in plan.arms.items():
+            needs = (judge.name, trained.name)
+            if arm.generator in generators:
+                needs += (f"start-{noise}-{arm.generator}",)
+            found.append(Job(name_of(noise, arm_name), needs, run, (noise, arm_name)))
+    return found
+
+
+def start(plan: Plan, name: str, noise: float, generator: str) -> None:
+    """Networks that show the queries of a classifier."""
+    save(path_of(plan, name), cases.start_of(_asked(noise), generator, plan=plan)[0])
+
+
+def run(plan: Plan, name: str, noise: float, arm_name: str) -> Mapping[str, Any]:
+    """All queries of a classifier by one arm."""
+    arm, asked = plan.arms[arm_name], _asked(noise)
+    case, owner = classifier_of(noise)
+    trained = cases.classifier(case, 0, plan=owner)
+    first = None
+    if arm.generator != "pixels":
+        first = load(path_of(plan, f"start-{noise}-{arm.generator}"))
+    settings = cases.settings_of(arm, cases.chosen_of("faces", arm_name), plan=plan)
+    found = cases.explain(trained, asked, settings, start=first, plan=plan)
+    images = np.stack([each.image for each in found])
+    # The judge of the other benchmark: the same for all classifiers.
+    scores = cases.scores_of("faces", asked, cases.truths_of(asked), images, standings_of(found))
+    return {
+        "noise": noise,
+        "arm": arm_name,
+        "accuracy": trained.accuracy,
+        "settings": found[0].settings,
+        "scores": scores,
+    }
 
 
 def table() -> str:
     lines = [
-        "| noise | | " + " | ".join(COLUMNS.values()) + " |",
-        "|---|---|" + "---|" * len(COLUMNS),
+        "| noise | | n | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
     ]
     for name in ARMS:
         for noise in NOISES:
-            if path_of(noise, name).exists():
-                scores = read(path_of(noise, name))["scores"]
+            path = path_of(PLAN, name_of(noise, name))
+            if path.exists():
+                scores = read(path)["scores"]
                 cells = [cell(scores, [0] * len(scores), column) for column in COLUMNS]
-                lines.append(f"| {noise} | {name} | " + " | ".join(cells) + " |")
+                lines.append(f"| {noise} | {name} | {len(scores)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) if len(lines) > 2 else "Nothing was run yet."
 
 
+def _asked(noise: float) -> cases.Queries:
+    case, owner = classifier_of(noise)
+    return cases.queries(case, 0, QUERIES, plan=owner)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--table", action="store_true", help="only the table")
-    if not parser.parse_args().table:
-        if not (FOLDER / f"tuning-faces-{slug(ARMS[0])}.json").exists():
-            raise SystemExit(
-                "Run benchmarks/counterfactuals.py --case faces first, for its tuning."
-            )
-        for noise in NOISES:
-            run(noise)
-    replace_section(PAGE, "counterfactuals noise", table())
+    options = options_parser(__doc__).parse_args()
+    plan = on_device(PLAN, options)
+    run_jobs(plan, all_jobs(plan), options)
+    publish("counterfactuals noise", table(), plan.folder.glob("*.json"), options)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Pictures of the benchmark of counterfactuals: the same queries throughout."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import counterfactual_cases as cases
-import torch
+import numpy as np
 from counterfactual_cases import Plan, slug
-from counterfactual_jobs import path_of
+from job_queue import load, path_of
 
 from dipct.figures import counterfactual_grid, save_figure
 
@@ -23,28 +25,44 @@ LAYOUTS = {
 
 
 def write_pictures(plan: Plan) -> list[Path]:
-    """Write the pictures whose runs there are, of the first queries of the first classifier."""
+    """Write the pictures of what there is, of the first queries of the first classifier."""
     written, seed = [], plan.seeds[0]
     for (case, name), arms in LAYOUTS.items():
         stems = {
             arm: f"run-{case}-{seed}-{'controls' if arm == TRUE else slug(arm)}" for arm in arms
         }
-        needed = [path_of(plan, f"truth-{case}-{seed}")]
-        needed += [plan.runs / f"{stem}.npz" for stem in stems.values()]
-        if not all(path.exists() for path in needed):
+        kept = {arm: s for arm, s in stems.items() if path_of(plan, f"images-{s}").exists()}
+        truth = path_of(plan, f"truth-{case}-{seed}")
+        needed = (truth, path_of(plan, f"weights-{case}-{seed}"))
+        if not kept.keys() - {TRUE} or not all(path.exists() for path in needed):
             continue
         asked = cases.queries(case, seed, COLUMNS, plan=plan)
-        # Written by this benchmark itself.
-        truths = torch.load(needed[0], weights_only=False)
         figure = counterfactual_grid(
             list(asked.images),
-            {
-                arm: list(cases.read_images(stem, plan=plan)[:COLUMNS])
-                for arm, stem in stems.items()
-            },
-            regions=[truth.may for truth in truths[:COLUMNS]],
+            {arm: list(cases.read_images(s, plan=plan)[:COLUMNS]) for arm, s in kept.items()},
+            regions=[each.may for each in load(truth)[:COLUMNS]],
         )
         path = PICTURES / f"counterfactuals-{case}-{name}.png"
         save_figure(figure, path)
         written.append(path)
     return written
+
+
+def save_titled(
+    path: Path, queries: Sequence[np.ndarray], rows: Mapping[str, Any], titles: Iterable[str], **how
+) -> None:
+    """Write a grid of counterfactuals or pre-images with a title over each column.
+
+    Args:
+        path: of the picture.
+        queries: of each column, [C H W].
+        rows: as of :func:`dipct.figures.counterfactual_grid`.
+        titles: of the columns.
+        **how: as of that.
+    """
+    figure = counterfactual_grid(list(queries), rows, **how)
+    for axes, title in zip(figure.axes, titles, strict=False):
+        axes.set_title(title, fontsize=7)
+    # The grid had no titles when it was arranged.
+    figure.set_layout_engine("constrained")
+    save_figure(figure, path)

@@ -8,50 +8,53 @@ generator: there the edits should stay.
 Faces of 32 pixels and the first classifier of benchmarks/counterfactuals.py, with the settings that
 are chosen there.
 
-    python benchmarks/counterfactual_random_weights.py --processes 16
-    python benchmarks/counterfactual_random_weights.py --table    # table and picture only
+    python benchmarks/counterfactual_random_weights.py                # what is not done
+    python benchmarks/counterfactual_random_weights.py --seconds 90   # begin nothing later
+    python benchmarks/counterfactual_random_weights.py --table        # table and picture only
 """
 
-import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import counterfactual_cases as cases
 import numpy as np
 import torch
+from compared_arms import tuned
 from counterfactual_cases import DEFAULT, FIT_STEPS, Plan, read, slug
-from counterfactual_jobs import Job, path_of, work
-from counterfactual_pictures import PICTURES
-from measuring import RESULTS, machine, replace_section, table, write_result
+from counterfactual_jobs import weights as weights_of
+from counterfactual_pictures import PICTURES, save_titled
+from job_options import on_device, options_parser, publish, run_jobs
+from job_queue import Job, load, path_of, save
+from measuring import RESULTS, table
 from scipy.stats import spearmanr
 from torch import nn
 
 from dipct.classifier import STAGES
 from dipct.evaluation import bootstrap_interval, localisation, ssim
 from dipct.evaluation.edits import changes
-from dipct.figures import counterfactual_grid, save_figure
 from dipct.inversion_settings import CounterfactualSettings
 from dipct.pipeline import counterfactual, task_of
 from dipct.pipeline.query_generator import fit_to_queries, query_generator
 from dipct.pretrain import TrainedClassifier, make_classifier
 from dipct.solver import iterate
 
-PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
-ARMS = ("LSO + INR", "PGD")
+# Without a manifold term: what is drawn anew has no loss estimator.
+ARMS = ("LSO + INR", "L1 + INR", "PGD")
 PLAN = Plan(
     RESULTS / "counterfactual_random_weights",
     {"faces": replace(DEFAULT.cases["faces"], queries=12)},
-    {name: DEFAULT.arms[name] for name in ARMS},
+    tuned(ARMS),
 )
 QUICK = replace(
     PLAN,
     folder=PLAN.folder / "runs" / "quick",
     cases={"faces": replace(DEFAULT.cases["faces"], queries=2)},
     arms={
-        "LSO + INR": replace(PLAN.arms["LSO + INR"], fixed={"steps": 10}),
-        "PGD": PLAN.arms["PGD"],
+        name: arm if name == "PGD" else replace(arm, fixed=arm.fixed | {"steps": 10})
+        for name, arm in PLAN.arms.items()
     },
 )
 """For a look at how it all works; its numbers say nothing."""
@@ -120,13 +123,18 @@ def runs_of(arm: str) -> list[tuple[int, int | None, int]]:
 
 
 def all_jobs(plan: Plan) -> list[Job]:
-    found = [Job(f"start-faces-{seed}", (), start, (seed,)) for seed in (REFERENCE, CONTROL)]
+    """The trained classifier, what the networks begin with, and the fits."""
+    trained = weights_of("faces", 0, plan=DEFAULT)
+    found = [trained]
+    for seed in (REFERENCE, CONTROL):
+        found.append(Job(f"start-faces-{seed}", (trained.name,), start, (seed,)))
     for arm in plan.arms:
         reference = run_name(arm, 0, None, REFERENCE)
         for number, weights, generator in runs_of(arm):
             name = run_name(arm, number, weights, generator)
-            needs = (f"start-faces-{generator}",) if arm != "PGD" else ()
-            needs += (reference,) if name != reference else ()
+            needs = (trained.name,) if arm == "PGD" else (trained.name, f"start-faces-{generator}")
+            # Edits are compared, and those are not kept with the results.
+            needs += (reference, f"images-{reference}") if name != reference else ()
             found.append(Job(name, needs, run, (arm, number, weights, generator)))
     return found
 
@@ -139,31 +147,24 @@ def start(plan: Plan, name: str, seed: int) -> None:
     first = made.initial(seed).expand(len(images), -1).contiguous()
     fit = fit_to_queries(made, images, first, learning_rate=settings.fit_learning_rate)
     chosen = iterate(fit, max_iterations=FIT_STEPS, every=50).state.tensors["chosen"]
-    path = path_of(plan, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(chosen.cpu(), temporary)
-    temporary.replace(path)
+    save(path_of(plan, name), chosen.cpu())
 
 
 def run(
     plan: Plan, name: str, arm_name: str, number: int, weights: int | None, generator: int
-) -> None:
+) -> Mapping[str, Any]:
     """Edits of all queries for one classifier, and how like those of the trained one they are."""
     asked, trained = _asked(plan), cases.classifier("faces", 0)
     arm = plan.arms[arm_name]
-    settings = CounterfactualSettings.of_method(
-        arm.method, arm.fixed | cases.chosen_of("faces", arm_name) | {"seed": generator}
-    )
+    chosen = cases.chosen_of("faces", arm_name) | {"seed": generator}
+    settings = cases.settings_of(arm, chosen, plan=plan)
     found = counterfactual(
         trained if weights is None else randomised(trained, number, weights),
         asked.images,
         # The other class than it sees: what is not trained may see a smile in every face.
         None,
         settings,
-        initial=None
-        if arm_name == "PGD"
-        else torch.load(path_of(plan, f"start-faces-{generator}")),
+        initial=None if arm_name == "PGD" else load(path_of(plan, f"start-faces-{generator}")),
     )
     edits = np.stack([each.image - each.query for each in found])
     reference = run_name(arm_name, 0, None, REFERENCE)
@@ -179,18 +180,14 @@ def run(
         rows.append({column: value for column, value in row.items() if np.isfinite(value)})
     plan.runs.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(plan.runs / f"{name}.npz", edits=edits.astype(np.float32))
-    write_result(
-        path_of(plan, name),
-        {
-            "arm": arm_name,
-            "parts": list(PARTS[:number]),
-            "weights_seed": weights,
-            "generator_seed": generator,
-            "settings": found[0].settings,
-            "scores": rows,
-            "machine": machine(),
-        },
-    )
+    return {
+        "arm": arm_name,
+        "parts": list(PARTS[:number]),
+        "weights_seed": weights,
+        "generator_seed": generator,
+        "settings": found[0].settings,
+        "scores": rows,
+    }
 
 
 def likeness(edit: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -214,7 +211,7 @@ def table_of(plan: Plan) -> str:
     """By arm and what was drawn anew; and the verdict."""
     columns = ("rank_correlation", "ssim", "normalised_mass_accuracy", "valid")
     lines, verdicts = [], []
-    for arm in plan.arms:
+    for arm in ARMS:
         groups = _groups(plan, arm)
         for title, runs in groups.items():
             cells = [_interval(_by_query(runs, column)) for column in columns]
@@ -281,26 +278,26 @@ def _verdict(arm: str, groups: dict[str, list[list[dict[str, float]]]]) -> list[
 
 def picture(plan: Plan, path: Path) -> None:
     """Of the first query, the counterfactual and edit of each classifier."""
-    arm = "LSO + INR"
-    names = {
-        "trained": run_name(arm, 0, None, REFERENCE),
-        "other\ngenerator": run_name(arm, 0, None, CONTROL),
-    }
-    for n in range(1, len(PARTS) + 1):
-        names[title_of(n).replace(" ", "\n", 1)] = run_name(arm, n, WEIGHT_SEEDS[0], CONTROL)
-    if not all((plan.runs / f"{name}.npz").exists() for name in names.values()):
+    if not path_of(DEFAULT, "weights-faces-0").exists():
         return
+    columns = {
+        "trained": (0, None, REFERENCE),
+        "other\ngenerator": (0, None, CONTROL),
+        **{
+            title_of(n).replace(" ", "\n", 1): (n, WEIGHT_SEEDS[0], CONTROL)
+            for n in range(1, len(PARTS) + 1)
+        },
+    }
     asked = _asked(plan)
     query, region = asked.images[0], cases.truths_of(asked)[0].may
-    images = [query + read_edits(plan, name)[0] for name in names.values()]
-    figure = counterfactual_grid(
-        [query] * len(images), {arm: images}, regions=[region] * len(images)
-    )
-    for axes, title in zip(figure.axes, names, strict=False):
-        axes.set_title(title, fontsize=7)
-    # Titles need room.
-    figure.set_layout_engine("constrained")
-    save_figure(figure, path)
+    rows = {}
+    for arm in ARMS[:-1]:
+        names = [run_name(arm, *drawn) for drawn in columns.values()]
+        if all(path_of(plan, f"images-{name}").exists() for name in names):
+            rows[arm] = [query + read_edits(plan, name)[0] for name in names]
+    if rows:
+        number = len(columns)
+        save_titled(path, [query] * number, rows, columns, regions=[region] * number)
 
 
 def _asked(plan: Plan) -> cases.Queries:
@@ -308,25 +305,13 @@ def _asked(plan: Plan) -> cases.Queries:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--processes", type=int, default=2, help="jobs at a time")
-    parser.add_argument("--table", action="store_true", help="only table and picture")
-    parser.add_argument("--quick", action="store_true", help="tiny, and no page is written")
-    options = parser.parse_args()
-    plan = QUICK if options.quick else PLAN
-    if not options.table:
-        cases.classifier("faces", 0)
-        for name in work(plan, all_jobs(plan), processes=options.processes):
-            print(name, flush=True)
-    text = table_of(plan)
-    print(text)
-    if options.quick:
-        picture(plan, plan.folder / "picture.png")
-    else:
-        replace_section(PAGE, "counterfactuals random weights", text)
-        picture(plan, PICTURES / "counterfactuals-random-weights.png")
+    options = options_parser(__doc__, quick=True).parse_args()
+    plan = on_device(QUICK if options.quick else PLAN, options)
+    run_jobs(plan, all_jobs(plan), options)
+    section = "counterfactuals random weights"
+    publish(section, table_of(plan), plan.folder.glob("*.json"), options)
+    folder = plan.runs if options.quick else PICTURES
+    picture(plan, folder / "counterfactuals-random-weights.png")
 
 
 if __name__ == "__main__":

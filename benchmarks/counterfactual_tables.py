@@ -1,16 +1,16 @@
 """Tables of the benchmark of counterfactuals, from the runs that there are."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 from counterfactual_cases import ARMS, FULL, Plan, read, slug
 from counterfactual_jobs import DISCREPANCY_ARMS, jobs
-from measuring import replace_section
+from job_options import publish
 
 from dipct.evaluation import bootstrap_interval
 from dipct.pretrain.classifier_discrepancy import LEAST_COUNTERFACTUALS
 
-PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
 COLUMNS = {
     "valid": "valid",
     "oracle_valid": "oracle valid",
@@ -194,9 +194,8 @@ def discrepancies(folder: Path, case: str) -> str:
 def missing(plan: Plan, case: str) -> str:
     """What is left to do, and what never will be done."""
     todo = jobs(plan, case)
-    left = [job.name for job in todo if not job.path(plan).exists()]
-    # Networks and true answers are kept apart from results, and come first where they are missing.
-    left = [name for name in left if not name.startswith(("start-", "truth-"))]
+    paths = {job.name: job.path(plan) for job in todo}
+    left = [name for name, path in paths.items() if path.suffix == ".json" and not path.exists()]
     said = f"Not done yet: {', '.join(left)}." if left else ""
     if not any(job.name.startswith("discrepancy-") for job in todo):
         said += (
@@ -206,22 +205,15 @@ def missing(plan: Plan, case: str) -> str:
     return said.strip()
 
 
-def minutes(folder: Path, case: str) -> str:
-    """What it took."""
-    seconds = [read(path)["seconds"] for path in folder.glob(f"*-{case}*.json") if "-" in path.stem]
-    return f"{sum(seconds) / 60:.0f} minutes of processes for {len(seconds)} results."
-
-
-def write_page(plan: Plan, *, is_published: bool) -> None:
-    """Print the tables and, where asked for, put them into the page."""
+def write_page(plan: Plan, options: Namespace) -> None:
+    """Print the tables and, unless they are of a quick call, put them into the page."""
     folder = plan.folder
     ending = " full" if folder == FULL.folder else ""
     for case in plan.cases:
         parts = [table(folder, case)]
         if rows_of(folder, case):
             parts += [part(folder, case) for part in (goals, claims, discrepancies)]
-            parts += [missing(plan, case), minutes(folder, case)]
+            parts.append(missing(plan, case))
         text = "\n\n".join(part for part in parts if part)
-        print(f"\n{case}\n{text}")
-        if is_published:
-            replace_section(PAGE, f"counterfactuals {case}{ending}", text)
+        results = [path for path in folder.glob(f"*-{case}*.json") if "-" in path.stem]
+        publish(f"counterfactuals {case}{ending}", text, results, options)

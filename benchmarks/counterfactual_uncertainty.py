@@ -4,22 +4,27 @@ Faces of 32 pixels and the first classifier of benchmarks/counterfactuals.py: co
 implicit network, exact evidence, 256 samples; the data are the features that the counterfactual was
 fitted with, or those of the last stage.
 
-    python benchmarks/counterfactual_uncertainty.py            # what is not done, two at a time
-    python benchmarks/counterfactual_uncertainty.py --table    # table and picture only
+    python benchmarks/counterfactual_uncertainty.py               # what is not done, two at a time
+    python benchmarks/counterfactual_uncertainty.py --seconds 90  # nothing begins later than that
+    python benchmarks/counterfactual_uncertainty.py --table       # table and picture only
 """
 
-import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import counterfactual_cases as cases
 import numpy as np
 import torch
-from counterfactual_cases import Plan, read
-from counterfactual_jobs import Job, work
+from compared_arms import tuned
+from counterfactual_cases import DEFAULT, Plan, read, slug
+from counterfactual_jobs import weights
 from counterfactual_pictures import PICTURES
-from measuring import RESULTS, machine, replace_section, write_result
+from job_options import on_device, options_parser, publish, run_jobs
+from job_queue import Job, path_of
+from measuring import RESULTS
+from measuring import table as markdown
 
 from dipct.evaluation import bootstrap_interval
 from dipct.figures import inversion_uncertainty_figure, save_figure
@@ -29,11 +34,17 @@ from dipct.pipeline import counterfactual, quantify_inversion
 from dipct.pretrain import TrainedClassifier
 from dipct.uncertainty import UncertaintySettings
 
-PLAN = Plan(RESULTS / "counterfactual_uncertainty", {}, cases.ARMS)
-PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
-ARM, SAMPLES, FACES = "LSO + INR + DEP, all at once", 256, 6
-# What the image was fitted with, and what is about the class, which it was made to change.
-DATA = {"fitted": (), "layer4": ("layer4",)}
+# What the image was fitted with, and what is about the class, which it was made to change. The
+# second arm is fitted in image space: its data are the features of the first.
+FIRST = "LSO + INR + DEP, all at once"
+DATA: dict[str, dict[str, tuple[str, ...]]] = {
+    FIRST: {"fitted": (), "layer4": ("layer4",)},
+    "L1 + INR": {"layer2": ("layer1", "layer2")},
+}
+# Only the first are enough faces to say something; each face takes a minute or more.
+FACES = {(FIRST, "fitted"): 8, (FIRST, "layer4"): 3, ("L1 + INR", "layer2"): 3}
+SAMPLES = 256
+PLAN = Plan(RESULTS / "counterfactual_uncertainty", {}, tuned(DATA))
 ROWS = {
     "std_inside": "mean standard deviation inside the true edit region",
     "std_outside": "outside",
@@ -45,19 +56,42 @@ ROWS = {
 }
 
 
-def run(plan: Plan, name: str, number: int) -> None:
+def name_of(arm: str, number: int) -> str:
+    return f"face-{number}" if arm == FIRST else f"face-{number}-{slug(arm)}"
+
+
+def all_jobs(plan: Plan) -> list[Job]:
+    """The classifier, and each face by each arm."""
+    trained = weights("faces", 0, plan=DEFAULT)
+    return [
+        trained,
+        *(
+            Job(name_of(arm, number), (trained.name,), run, (arm, number))
+            for arm in plan.arms
+            for number in faces_of(arm)
+        ),
+    ]
+
+
+def faces_of(arm: str) -> range:
+    return range(max(number for (each, _), number in FACES.items() if each == arm))
+
+
+def run(plan: Plan, name: str, arm: str, number: int) -> Mapping[str, Any]:
     """A face."""
     trained = cases.classifier("faces", 0)
-    asked = cases.queries("faces", 0, FACES)
+    asked = cases.queries("faces", 0, number + 1)
     scene, target = asked.scenes[number], asked.targets[number]
-    settings = cases.settings_of(cases.ARMS[ARM], cases.chosen_of("faces", ARM))
+    settings = cases.settings_of(plan.arms[arm], cases.chosen_of("faces", arm), plan=plan)
     (found,) = counterfactual(trained, scene.image, target, settings, source=f"face {number}")
     truth = asked.task.true_counterfactuals(scene, target, draws=cases.TRUE_ONES)
     found = replace(found, region=truth.may)
     plan.runs.mkdir(parents=True, exist_ok=True)
-    wanted = UncertaintySettings(samples=SAMPLES, draws=SAMPLES)
+    wanted = UncertaintySettings(samples=SAMPLES, draws=SAMPLES, device=plan.device)
     results = {}
-    for data, layers in DATA.items():
+    for data, layers in DATA[arm].items():
+        if number >= FACES[arm, data]:
+            continue
         began, worked = time.perf_counter(), time.process_time()
         quantified = quantify_inversion(trained, found, wanted, layers=layers)
         times = (time.perf_counter() - began, time.process_time() - worked)
@@ -70,16 +104,7 @@ def run(plan: Plan, name: str, number: int) -> None:
             "uncertainty": dict(quantified.uncertainty),
             **dict(zip(("seconds", "processor_seconds"), times, strict=True)),
         }
-    write_result(
-        plan.folder / f"{name}.json",
-        {
-            "valid": found.valid,
-            "p_target": found.p_target,
-            "results": results,
-            "seconds": sum(each["seconds"] for each in results.values()),
-            "machine": machine(),
-        },
-    )
+    return {"arm": arm, "valid": found.valid, "p_target": found.p_target, "results": results}
 
 
 def noise_in_target(trained: TrainedClassifier, found: Counterfactual) -> float:
@@ -94,47 +119,42 @@ def noise_in_target(trained: TrainedClassifier, found: Counterfactual) -> float:
 
 
 def table() -> str:
-    """Means over faces with intervals."""
-    results = [read(path)["results"] for path in sorted(PLAN.folder.glob("face-*.json"))]
-    if not results:
+    """Means over faces with intervals: a column for each arm and its data."""
+    columns: list[tuple[str, list[dict[str, Any]]]] = []
+    for arm, data in DATA.items():
+        paths = [path_of(PLAN, name_of(arm, number)) for number in faces_of(arm)]
+        results = [read(path)["results"] for path in paths if path.exists()]
+        for each in data:
+            of_data = [result[each] for result in results if each in result]
+            if not of_data:
+                continue
+            how = of_data[0]["uncertainty"]
+            title = f"{arm}: {', '.join(how['layers'])} ({how['features']} features)"
+            columns.append((title, of_data))
+    if not columns:
         return "Nothing was run yet."
-    how = {data: results[0][data]["uncertainty"] for data in DATA}
-    titles = [
-        f"{', '.join(how[data]['layers'])} ({how[data]['features']} features)" for data in DATA
-    ]
-    lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    lines = [["faces", *(str(len(results)) for _, results in columns)]]
     for key, title in ROWS.items():
-        cells = []
-        for data in DATA:
-            values = np.array([each[data]["scores"][key] for each in results])
-            cell = f"{values.mean():.3g}"
-            if len(values) > 1:
-                low, high = bootstrap_interval(values)
-                cell += f" ({low:.3g} to {high:.3g})"
-            cells.append(cell)
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    worked = [np.mean([each[data]["processor_seconds"] for each in results]) for data in DATA]
-    lines.append("| processor time each [s] | " + " | ".join(f"{t:.0f}" for t in worked) + " |")
-    faces = "One face." if len(results) == 1 else f"{len(results)} faces; 95 per cent intervals."
-    return "\n".join([*lines, "", faces])
+        of_row = [np.array([each["scores"][key] for each in results]) for _, results in columns]
+        lines.append([title, *map(_cell, of_row)])
+    worked = [np.mean([each["processor_seconds"] for each in results]) for _, results in columns]
+    lines.append(["processor time each [s]", *(f"{seconds:.0f}" for seconds in worked)])
+    return markdown(["", *(title for title, _ in columns)], lines)
+
+
+def _cell(values: np.ndarray) -> str:
+    if len(values) < 2:
+        return f"{values.mean():.3g}"
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():.3g} ({low:.3g} to {high:.3g})"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--processes", type=int, default=2, help="jobs at a time")
-    parser.add_argument("--table", action="store_true", help="only table and picture")
-    options = parser.parse_args()
-    if not options.table:
-        cases.classifier("faces", 0)
-        todo = [Job(f"face-{number}", (), run, (number,)) for number in range(FACES)]
-        for name in work(PLAN, todo, processes=options.processes):
-            print(name, flush=True)
-    text = table()
-    print(text)
-    replace_section(PAGE, "counterfactuals uncertainty", text)
-    first = PLAN.runs / f"face-0-{next(iter(DATA))}.h5"
+    options = options_parser(__doc__).parse_args()
+    plan = on_device(PLAN, options)
+    run_jobs(plan, all_jobs(plan), options)
+    publish("counterfactuals uncertainty", table(), plan.folder.glob("*.json"), options)
+    first = plan.runs / f"face-0-{next(iter(DATA[FIRST]))}.h5"
     if first.exists():
         figure = inversion_uncertainty_figure(read_counterfactual(first))
         save_figure(figure, PICTURES / "counterfactuals-uncertainty.png")

@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dipct.freed_memory import keep_freed_memory
 RESULTS = Path(__file__).parent / "results"
 # As the command line does; here for every process of a benchmark, which all import this.
 keep_freed_memory()
+_TIMES = {"seconds", "processor_seconds"}
 
 
 def median_seconds(function: Callable[[], Any], repeats: int = 9, warm_up: int = 2) -> float:
@@ -69,6 +70,19 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def minutes(results: Iterable[Path]) -> str:
+    """What results took: processor time, or wall time where that was not written down."""
+    found = [json.loads(path.read_text()) for path in results]
+    of_walls = [each["seconds"] for each in found if {"seconds"} == _TIMES & each.keys()]
+    of_processors = [each["processor_seconds"] for each in found if "processor_seconds" in each]
+    if not of_walls and not of_processors:
+        return ""
+    total = (sum(of_walls) + sum(of_processors)) / 60
+    number = len(of_walls) + len(of_processors)
+    said = f"{total:.0f} minutes of processor time for {number} results"
+    return f"{said}; of {len(of_walls)} of them wall time was counted." if of_walls else f"{said}."
 
 
 def _processor() -> str:
