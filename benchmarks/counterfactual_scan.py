@@ -5,24 +5,25 @@ variation; for each number of views a classifier is trained on such reconstructi
 images of the other class, without regard to the scan and in agreement with it. Where the class
 changes at a misfit within the noise, the scan leaves the diagnosis open.
 
-    python benchmarks/counterfactual_scan.py --processes 2   # what is not done
+    python benchmarks/counterfactual_scan.py                 # what is not done, two at a time
+    python benchmarks/counterfactual_scan.py --seconds 90    # nothing begins later than that
     python benchmarks/counterfactual_scan.py --table         # table and picture only
     python benchmarks/counterfactual_scan.py --quick         # tiny, and no page is written
 """
 
-import argparse
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import counterfactual_cases as cases
 import numpy as np
 import torch
-from counterfactual_jobs import Job, path_of, work
-from counterfactual_scan_tables import ARMS, PAGE, Plan, table, write_picture
-from measuring import RESULTS, machine, replace_section, write_result
+from counterfactual_scan_tables import ARMS, PICTURE, Plan, table, write_picture
+from job_options import options_parser, publish, run_jobs
+from job_queue import Job, path_of
+from measuring import RESULTS
 
 from dipct.classifier_settings import ClassifierSettings
-from dipct.inversion_settings import CounterfactualSettings
 from dipct.objective import DataTerm, GaussianFidelity
 from dipct.operator import LOGITS
 from dipct.phantom import Scene, SceneTask, make_task
@@ -55,7 +56,8 @@ QUICK = replace(
 )
 NOISE, TV_WEIGHT, TV_STEPS = 0.02, 4.0, 150
 TRAINING = {"batch": 32, "learning_rate": 3e-3, "noise": 0.1, "loss_estimator": False}
-SETTINGS = {"method": "lso-tv", "class_weight": 1.0, "norm_weight": 0.0}
+# Scans are dark, and grey is nothing that they should tend to.
+ARM, SETTINGS = "LSO + TV + l2", {"norm_weight": 0.0}
 # Pictures that are reconstructed at once.
 _AT_ONCE = 250
 
@@ -118,38 +120,43 @@ def seen(classifier: TrainedClassifier, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([classifier.features([LOGITS])(part).argmax(-1) for part in parts])
 
 
-def train(plan: Plan, name: str, views: int) -> None:
-    """Train the classifier of a number of views, and see what its predictions follow."""
-    began, path = time.perf_counter(), plan.runs / f"classifier-{views}.h5"
-    settings = ClassifierSettings.from_values(
+def training_settings(plan: Plan) -> ClassifierSettings:
+    return ClassifierSettings.from_values(
         {**TRAINING, "side": plan.side, "steps": plan.steps, "number": plan.training}
     )
-    if not path.exists():
-        task = make_task("walnuts", plan.side)
-        training, held_out = (
-            labelled(task, number, views, seed=seed)
-            for seed, number in enumerate((plan.training, plan.held_out))
-        )
-        plan.runs.mkdir(parents=True, exist_ok=True)
-        kept = path.with_name(f"{path.name}.checkpoint")
-        classifier = train_classifier(
-            training, held_out, settings, checkpoint=kept, resume=kept.exists()
-        )
-        write_trained_classifier(classifier, path)
-        remove_checkpoint(kept)
-    classifier = read_trained_classifier(path)
-    gate = scanned_gate(plan, classifier, views)
-    values = {
-        "training": settings.to_values(),
+
+
+def train(plan: Plan, name: str, views: int) -> None:
+    """Train the classifier of a number of views."""
+    task, path = make_task("walnuts", plan.side), path_of(plan, name)
+    training, held_out = (
+        labelled(task, number, views, seed=seed)
+        for seed, number in enumerate((plan.training, plan.held_out))
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = path.with_name(f"{path.name}.checkpoint")
+    classifier = train_classifier(
+        training, held_out, training_settings(plan), checkpoint=kept, resume=kept.exists()
+    )
+    write_trained_classifier(classifier, path)
+    remove_checkpoint(kept)
+
+
+def measure(plan: Plan, name: str, views: int) -> Mapping[str, Any]:
+    """See what the predictions of a classifier follow."""
+    gate = scanned_gate(plan, classifier_of(plan, views), views)
+    return {
+        "training": training_settings(plan).to_values(),
         "accuracy": gate.accuracy,
         "causal_flips": gate.causal_flips,
         "nuisance_flips": gate.nuisance_flips,
         "is_passed": gate.is_passed,
         "held_out": plan.held_out,
-        "seconds": time.perf_counter() - began,
-        "machine": machine(),
     }
-    write_result(path_of(plan, name), values)
+
+
+def classifier_of(plan: Plan, views: int) -> TrainedClassifier:
+    return read_trained_classifier(path_of(plan, f"weights-{views}-views"))
 
 
 def scanned_gate(plan: Plan, classifier: TrainedClassifier, views: int) -> SceneGate:
@@ -179,7 +186,7 @@ def queries(plan: Plan, views: int) -> tuple[Scanned, np.ndarray, list[Scene]]:
     scanned as well, it sees in the other class.
     """
     task = make_task("walnuts", plan.side)
-    classifier = read_trained_classifier(plan.runs / f"classifier-{views}.h5")
+    classifier = classifier_of(plan, views)
     scenes = task.sample(12 * plan.nuts, seed=QUERY)
     labels = task.labels(scenes)
     others = [task.counterfactual(s, 1 - task.label(s.causes)) for s in scenes]
@@ -192,23 +199,20 @@ def queries(plan: Plan, views: int) -> tuple[Scanned, np.ndarray, list[Scene]]:
     return nuts, numbers, [others[i] for i in numbers]
 
 
-def run(plan: Plan, name: str, views: int, arm: str) -> None:
+def run(plan: Plan, name: str, views: int, arm: str) -> Mapping[str, Any]:
     """All nuts of a number of views, by one arm."""
-    began = time.perf_counter()
-    classifier = read_trained_classifier(plan.runs / f"classifier-{views}.h5")
+    classifier = classifier_of(plan, views)
     nuts, numbers, others = queries(plan, views)
     if not len(numbers):
         # Nothing to explain is a result too.
-        write_result(path_of(plan, name), {"views": views, "nuts": []})
-        return
+        return {"views": views, "nuts": []}
     misfit, images = nuts.misfit(numbers), nuts.images[numbers]
     targets = [make_task("walnuts", plan.side).label(other.causes) for other in others]
     # The misfit counts half its mean square, which then costs as much at the limit as the arm says.
     price = ARMS[arm]
     weight = {} if price is None else {"measurement_weight": 2 * price / plan.margin(misfit.size)}
-    settings = CounterfactualSettings.of_method(
-        SETTINGS["method"], {**SETTINGS, **weight, "steps": plan.fit_steps}
-    )
+    chosen = cases.chosen_of("faces", ARM) | SETTINGS | weight | {"steps": plan.fit_steps}
+    settings = cases.settings_of(cases.ARMS[ARM], chosen)
     found = counterfactual(
         classifier, images, targets, settings, measurement=None if price is None else misfit
     )
@@ -223,7 +227,8 @@ def run(plan: Plan, name: str, views: int, arm: str) -> None:
             kind: misfit.fidelity.discrepancy(misfit.operator(torch.from_numpy(each))).tolist()
             for kind, each in pictures.items()
         }
-    values: dict[str, Any] = {
+    np.savez_compressed(plan.runs / f"{name}.npz", **pictures)
+    return {
         "views": views,
         "rays": misfit.size,
         "noise": NOISE,
@@ -241,41 +246,25 @@ def run(plan: Plan, name: str, views: int, arm: str) -> None:
             }
             for i, (number, each) in enumerate(zip(numbers, found, strict=True))
         ],
-        "seconds": time.perf_counter() - began,
-        "machine": machine(),
     }
-    np.savez_compressed(plan.runs / f"{name}.npz", **pictures)
-    write_result(path_of(plan, name), values)
 
 
 def all_jobs(plan: Plan) -> list[Job]:
-    """The classifiers, and what explains them."""
-    found = [Job(f"classifier-{views}", (), train, (views,)) for views in plan.views]
-    for views in plan.views:
-        needs = (f"classifier-{views}",)
-        found += [Job(f"{views}-views-{arm}", needs, run, (views, arm)) for arm in ARMS]
+    """The classifiers, what they are worth, and what explains them."""
+    weights = {views: f"weights-{views}-views" for views in plan.views}
+    found = [Job(name, (), train, (views,)) for views, name in weights.items()]
+    for views, name in weights.items():
+        found.append(Job(f"classifier-{views}", (name,), measure, (views,)))
+        found += [Job(f"{views}-views-{arm}", (name,), run, (views, arm)) for arm in ARMS]
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--table", action="store_true", help="only table and picture")
-    parser.add_argument("--quick", action="store_true", help="tiny, and no page is written")
-    parser.add_argument("--processes", type=int, default=1, help="at once, of one thread each")
-    options = parser.parse_args()
+    options = options_parser(__doc__, quick=True, device=False).parse_args()
     plan = QUICK if options.quick else PLAN
-    if not options.table:
-        for name in work(plan, all_jobs(plan), processes=options.processes):
-            print(name, flush=True)
-    text = table(plan)
-    print(text)
-    if options.quick:
-        write_picture(plan, plan.runs / "picture.png")
-    else:
-        replace_section(PAGE, "counterfactuals scan", text)
-        write_picture(plan)
+    run_jobs(plan, all_jobs(plan), options)
+    write_picture(plan, plan.runs / PICTURE.name if options.quick else PICTURE)
+    publish("counterfactuals scan", table(plan), plan.folder.glob("*.json"), options)
 
 
 if __name__ == "__main__":

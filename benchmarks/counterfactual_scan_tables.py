@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 from counterfactual_cases import read
-from counterfactual_jobs import path_of
-from counterfactual_pictures import PICTURES
+from counterfactual_pictures import PICTURES, save_titled
+from job_queue import path_of
 from measuring import table as table_of
 
-from dipct.figures import counterfactual_grid, save_figure
 from dipct.phantom import edit_region
 
-PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
 PICTURE = PICTURES / "counterfactuals-scan.png"
 # What a misfit at the limit of the noise costs, in nats of the target class; None: the scan is not
 # looked at.
@@ -65,9 +63,12 @@ def table(plan: Plan) -> str:
     """What the classifiers are worth, misfits, and what the scans leave open."""
     parts = [_of_classifiers(plan), _of_counterfactuals(plan)]
     parts += [_open_ones(plan, views) for views in plan.views]
-    if not parts[1]:
+    if not any(parts):
         return "Nothing was run yet."
-    parts.append(f"![walnuts, their reconstructions and counterfactuals](pictures/{PICTURE.name})")
+    if PICTURE.exists():
+        parts.append(
+            f"![walnuts, their reconstructions and counterfactuals](pictures/{PICTURE.name})"
+        )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -81,7 +82,7 @@ def _of_classifiers(plan: Plan) -> str:
             cells = [f"{100 * share:.1f} %" for share in shares]
             rows.append([str(views), *cells, "passed" if found["is_passed"] else "not passed"])
     header = ["views", "accuracy", "flipped by the cause", "flipped by nuisances", "gate"]
-    return table_of(header, rows)
+    return table_of(header, rows) if rows else ""
 
 
 def _results(plan: Plan, views: int) -> dict[str, dict[str, Any]]:
@@ -176,9 +177,4 @@ def write_picture(plan: Plan, path: Path = PICTURE) -> None:
                     regions += [edit_region(a, b) for a, b in zip(drawn, other, strict=True)]
     if not queries:
         return
-    figure = counterfactual_grid(queries, rows, regions=regions)
-    for axes, title in zip(figure.axes, titles, strict=False):
-        axes.set_title(title, fontsize=7)
-    # Titles need room.
-    figure.set_layout_engine("constrained")
-    save_figure(figure, path)
+    save_titled(path, queries, rows, titles, regions=regions)

@@ -14,19 +14,23 @@ PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
 _Plan = TypeVar("_Plan", bound=Folders)
 
 
-def options_parser(description: str | None, *, quick: bool = False) -> ArgumentParser:
+def options_parser(
+    description: str | None, *, quick: bool = False, device: bool = True
+) -> ArgumentParser:
     """The options that all have.
 
     Args:
         description: of the benchmark.
         quick: whether there is a small one of it.
+        device: whether it can compute elsewhere than planned.
     """
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     if quick:
         parser.add_argument("--quick", action="store_true", help="small, and no page is written")
     else:
         parser.set_defaults(quick=False)
-    parser.add_argument("--device", help="where to compute, other than planned")
+    if device:
+        parser.add_argument("--device", help="where to compute, other than planned")
     parser.add_argument("--processes", type=int, default=2, help="jobs at a time")
     parser.add_argument("--seconds", type=float, help="after which no job begins any more")
     parser.add_argument("--table", action="store_true", help="only tables and pictures")

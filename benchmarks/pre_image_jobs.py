@@ -1,33 +1,30 @@
 """The jobs of the benchmark of pre-images: what each needs, computes and writes."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import counterfactual_cases as cases
 import numpy as np
-import torch
-from counterfactual_cases import FIRST_TUNING, Plan, Queries, read
-from counterfactual_jobs import Job
-from measuring import RESULTS, machine, write_result
+from compared_arms import still_right, true_images, tuned
+from counterfactual_cases import DEFAULT, FIRST_TUNING, Plan, Queries, read
+from counterfactual_jobs import weights
+from job_queue import Job, path_of
+from measuring import RESULTS
 from scipy.ndimage import gaussian_filter
 
 from dipct.evaluation import psnr
-from dipct.inversion_settings import CounterfactualSettings
-from dipct.operator import LOGITS
 from dipct.pipeline import pre_image
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 NETWORKS = ("dip", "dip-dep")
 METHODS = ("pixel-tv", "pixel-alpha", *NETWORKS)
-REPAIRED_FROM = ("layer1", "layer2")
+# The first residual block, as in arXiv 2010.12046.
+REPAIRED_FROM = ("layer1",)
 WEIGHTS = (0.002, 0.02, 0.1, 0.5)
-# All else is the same, the learning rate too.
-FILLING = {
-    "lso-dip": {"class_weight": 0.3},
-    "lso-dip-dep": {"class_weight": 1.0, "manifold_weight": 0.1},
-}
+# Counterfactuals of queries with a missing block, as tuned without one.
+FILLING = ("LSO + DIP", "LSO + DIP + DEP")
 NONE, MISSING = "none", "missing block"
 BLOCK = np.s_[..., 9:17, 9:17]
 _CROP, _BLUR_STD = 5, 1.2
@@ -45,14 +42,14 @@ class PreImagePlan(Plan):
         fit_steps: of the network to the query before that.
     """
 
-    scored: int = 10
+    scored: int = 8
     tried: int = 2
     steps: int = 300
     edit_steps: int = cases.STEPS
     fit_steps: int = cases.FIT_STEPS
 
 
-PLAN = PreImagePlan(RESULTS / "pre_images", {}, {})
+PLAN = PreImagePlan(RESULTS / "pre_images", {}, tuned(FILLING))
 QUICK = replace(
     PLAN,
     folder=PLAN.runs / "quick",
@@ -108,34 +105,40 @@ def name_of(kind: str, *parts: str | float) -> str:
     return "-".join([kind, *(str(part).replace(" ", "-") for part in parts)])
 
 
-def all_jobs() -> list[Job]:
+def all_jobs(plan: PreImagePlan) -> list[Job]:
     """By stage, the first one first: the claims are of it."""
-    found = []
+    trained = weights("faces", 0, plan=DEFAULT)
+    found, first = [trained], (trained.name,)
     for layer in STAGES:
         defects = (*DEFECTS, NONE) if layer in REPAIRED_FROM else (NONE,)
         for weight in WEIGHTS:
             for kind in ("defective", "whole") if layer in REPAIRED_FROM else ("whole",):
                 name = name_of("choice", layer, kind, weight)
-                found.append(Job(name, (), make_choice, (layer, kind, weight)))
+                found.append(Job(name, first, make_choice, (layer, kind, weight)))
         for method in reversed(METHODS):
             for defect in defects if method in NETWORKS else (NONE,):
-                needs = _choices(layer, defect) if method == "dip-dep" else ()
+                needs = first + (_choices(layer, defect) if method == "dip-dep" else ())
                 name = name_of("pre-image", layer, method, defect)
                 found.append(Job(name, needs, make_pre_images, (layer, method, defect)))
         if layer == STAGES[0]:
-            found += [Job(name_of("filled", each), (), fill, (each,)) for each in FILLING]
+            found += [Job(filled(each), first, fill, (each,)) for each in plan.arms]
     return found
 
 
-def make_choice(plan: PreImagePlan, name: str, layer: str, kind: str, weight: float) -> None:
+def filled(arm: str) -> str:
+    """Name of the job of an arm."""
+    return name_of("filled", cases.slug(arm))
+
+
+def make_choice(
+    plan: PreImagePlan, name: str, layer: str, kind: str, weight: float
+) -> Mapping[str, Any]:
     """Pre-images of other queries with a weight: of whole ones, or with each defect."""
-    began = time.perf_counter()
     clean = asked(plan.tried, tuning=True).images
     defects = (NONE,) if kind == "whole" else tuple(DEFECTS)
     queries = np.concatenate([defective(clean, defect) for defect in defects])
     found = _pre_images(plan, queries, layer, "dip-dep", weight)
-    values = psnrs(found, np.concatenate([clean] * len(defects)))
-    _write(plan, name, began, {"psnr_db": values})
+    return {"psnr_db": psnrs(found, np.concatenate([clean] * len(defects)))}
 
 
 def chosen_weight(plan: Plan, layer: str, defect: str) -> float:
@@ -144,15 +147,15 @@ def chosen_weight(plan: Plan, layer: str, defect: str) -> float:
     It is one for all defects: which of them a query has is not to be known.
     """
     merits = [
-        float(np.mean(read(plan.folder / f"{name}.json")["psnr_db"]))
-        for name in _choices(layer, defect)
+        float(np.mean(read(path_of(plan, name))["psnr_db"])) for name in _choices(layer, defect)
     ]
     return WEIGHTS[int(np.argmax(merits))]
 
 
-def make_pre_images(plan: PreImagePlan, name: str, layer: str, method: str, defect: str) -> None:
+def make_pre_images(
+    plan: PreImagePlan, name: str, layer: str, method: str, defect: str
+) -> Mapping[str, Any]:
     """Pre-images of all queries, against the queries without the defect."""
-    began = time.perf_counter()
     clean = asked(plan.scored).images
     queries = defective(clean, defect)
     weight = chosen_weight(plan, layer, defect) if method == "dip-dep" else None
@@ -171,27 +174,21 @@ def make_pre_images(plan: PreImagePlan, name: str, layer: str, method: str, defe
         # The best that an image that shows nothing can have: it gains on a black margin too.
         plain = np.broadcast_to(clean.mean((-2, -1), keepdims=True), clean.shape)
         values["psnr_of_plain_db"] = psnrs(plain, clean)
-    _write(plan, name, began, values)
+    return values
 
 
 def holed(plan: PreImagePlan) -> tuple[Queries, list[int]]:
-    """Queries with a missing block that the classifier still sees right, and their numbers."""
-    whole = asked(plan.scored)
-    images = defective(whole.images, MISSING)
-    with torch.no_grad():
-        logits = cases.classifier("faces", 0).features([LOGITS])(torch.from_numpy(images))
-    # Where the block made the target of it there is nothing to ask for.
-    kept = np.flatnonzero(logits.argmax(-1).numpy() != np.array(whole.targets)).tolist()
-    scenes = [replace(whole.scenes[i], image=images[i]) for i in kept]
-    return Queries(whole.task, scenes, [whole.targets[i] for i in kept]), kept
+    """Queries with a missing block that can be explained, and their numbers."""
+
+    def altered(images: np.ndarray) -> np.ndarray:
+        return defective(images, MISSING)
+
+    return still_right(cases.classifier("faces", 0), asked(plan.scored), altered)
 
 
-def true_images(plan: PreImagePlan, numbers: list[int]) -> np.ndarray:
+def true_answers(plan: PreImagePlan, numbers: list[int]) -> np.ndarray:
     """True counterfactuals of queries without a missing block, [N C H W]."""
-    whole = asked(plan.scored)
-    return np.stack(
-        [whole.task.counterfactual(whole.scenes[i], whole.targets[i]).image for i in numbers]
-    )
+    return true_images(asked(plan.scored))[numbers]
 
 
 def with_mean_colour(images: np.ndarray) -> np.ndarray:
@@ -202,25 +199,24 @@ def with_mean_colour(images: np.ndarray) -> np.ndarray:
     return found
 
 
-def fill(plan: PreImagePlan, name: str, method: str) -> None:
+def fill(plan: PreImagePlan, name: str, arm_name: str) -> Mapping[str, Any]:
     """Counterfactuals of queries with a missing block, inside it."""
-    began = time.perf_counter()
     queries, kept = holed(plan)
     steps = {"steps": plan.edit_steps, "fit_steps": plan.fit_steps}
-    settings = CounterfactualSettings.of_method(method, FILLING[method] | steps)
+    chosen = cases.chosen_of("faces", arm_name)
+    settings = cases.settings_of(plan.arms[arm_name], chosen | steps, plan=plan)
     found = cases.explain(cases.classifier("faces", 0), queries, settings)
-    images, true = np.stack([each.image for each in found]), true_images(plan, kept)
+    images, true = np.stack([each.image for each in found]), true_answers(plan, kept)
     cases.write_images(name, images, plan=plan)
-    values = {
-        "method": method,
+    return {
+        "arm": arm_name,
         "queries": kept,
-        "settings": FILLING[method],
+        "settings": chosen,
         "valid": [float(each.valid) for each in found],
         "psnr_db": psnrs(images[BLOCK], true[BLOCK]),
         "psnr_of_query_db": psnrs(queries.images[BLOCK], true[BLOCK]),
         "psnr_of_plain_db": psnrs(with_mean_colour(queries.images)[BLOCK], true[BLOCK]),
     }
-    _write(plan, name, began, values)
 
 
 def psnrs(images: np.ndarray, truth: np.ndarray) -> list[float]:
@@ -238,10 +234,6 @@ def _pre_images(
 ) -> np.ndarray:
     values = {} if weight is None else {"manifold_weight": weight}
     trained = cases.classifier("faces", 0)
-    found = pre_image(trained, queries, method=method, layers=(layer,), steps=plan.steps, **values)
+    settings = {"layers": (layer,), "steps": plan.steps, "device": plan.device, **values}
+    found = pre_image(trained, queries, method=method, **settings)
     return np.stack([each.image for each in found])
-
-
-def _write(plan: Plan, name: str, began: float, values: dict) -> None:
-    seconds = time.perf_counter() - began
-    write_result(plan.folder / f"{name}.json", values | {"seconds": seconds, "machine": machine()})

@@ -11,15 +11,15 @@ blurred or have a missing block (figure 3); and counterfactuals of those with a 
     python benchmarks/pre_images.py --table           # table and pictures only
 """
 
-import argparse
 from pathlib import Path
 
 import counterfactual_cases as cases
 import numpy as np
-from counterfactual_cases import read
-from counterfactual_jobs import work
-from counterfactual_pictures import PICTURES
-from measuring import replace_section, table
+from counterfactual_cases import DEFAULT, read
+from counterfactual_pictures import PICTURES, save_titled
+from job_options import on_device, options_parser, publish, run_jobs
+from job_queue import path_of
+from measuring import table
 from pre_image_jobs import (
     DEFECTS,
     FILLING,
@@ -34,22 +34,23 @@ from pre_image_jobs import (
     all_jobs,
     asked,
     defective,
+    filled,
     holed,
     name_of,
-    true_images,
+    true_answers,
 )
 
 from dipct.evaluation import bootstrap_interval
-from dipct.figures import counterfactual_grid, save_figure
 
-PAGE = Path(__file__).parents[1] / "docs" / "counterfactuals.md"
 # What is claimed of A8, and what counts as a repair or as filled, which no source says [dB].
 CLAIMED, REPAIR = 0.5, 1.0
+# Queries in the pictures.
+_SHOWN, _FILLED = 2, 6
 
 
 def result(plan: PreImagePlan, *parts: str) -> dict | None:
     """What a job wrote, if it is done."""
-    path = plan.folder / f"{name_of(*parts)}.json"
+    path = path_of(plan, name_of(*parts))
     return read(path) if path.exists() else None
 
 
@@ -135,10 +136,10 @@ def repair_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
 
 def filling_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
     """Counterfactuals of queries with a missing block, and claim A7."""
-    found = [each for method in FILLING if (each := result(plan, "filled", method))]
+    found = [each for arm in FILLING if (each := result(plan, filled(arm)))]
     rows = [
         [
-            each["method"],
+            each["arm"],
             f"{sum(each['valid']):.0f} of {len(each['valid'])}",
             interval(each["psnr_of_query_db"]),
             interval(each["psnr_of_plain_db"]),
@@ -149,7 +150,7 @@ def filling_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
     claims = []
     if len(found) == len(FILLING):
         claims.append(f"A7, inside the block: {_comparison(*found)}")
-    header = ["method", "valid", "query", "plain", "counterfactual"]
+    header = ["arm", "valid", "query", "plain", "counterfactual"]
     return table(header, rows) if rows else "", claims
 
 
@@ -158,75 +159,98 @@ def page_text(plan: PreImagePlan, pictures: list[Path]) -> str:
     parts = []
     for lines, claims in (stage_lines(plan), repair_lines(plan), filling_lines(plan)):
         parts += [lines, "\n".join(f"* {claim}" for claim in claims)]
+    if not any(parts):
+        return "Nothing was run yet."
     parts += [f"![{path.stem}](pictures/{path.name})" for path in pictures]
     return "\n\n".join(part for part in parts if part)
 
 
 def write_pictures(plan: PreImagePlan, folder: Path) -> list[Path]:
-    """By stage and method; repaired images; filled blocks."""
-    found = (stage_picture(plan), repair_picture(plan), filling_picture(plan))
-    written = []
-    for name, picture in zip(("stages", "repair", "missing-block"), found, strict=True):
-        if picture is not None:
-            queries, rows, titles = picture
-            figure = counterfactual_grid(list(queries), rows, differences=False)
-            for axes, title in zip(figure.axes, titles, strict=False):
-                axes.set_title(title, fontsize="small")
-            # The grid had no titles when it was arranged.
-            figure.set_layout_engine("constrained")
-            written.append(folder / f"counterfactuals-pre-images-{name}.png")
-            save_figure(figure, written[-1])
-    return written
+    """By stage and method; repaired images; filled blocks.
+
+    Returns:
+        Those that there are, whether they could be drawn now or were before.
+    """
+    found: list[Path] = []
+    has_queries = path_of(DEFAULT, "weights-faces-0").exists()
+    for name, picture in PICTURES_OF.items():
+        path = folder / f"counterfactuals-pre-images-{name}.png"
+        drawn = picture(plan) if has_queries else None
+        if drawn is not None:
+            queries, rows, titles = drawn
+            save_titled(path, list(queries), rows, titles, differences=False)
+        if path.exists():
+            found.append(path)
+    return found
 
 
-Picture = tuple[np.ndarray, dict[str, list[np.ndarray]], list[str]]
+Picture = tuple[np.ndarray, dict[str, list[np.ndarray | None]], list[str]]
 
 
 def stage_picture(plan: PreImagePlan) -> Picture | None:
     """Two queries; a column for each stage, a row for each method."""
-    if not all(result(plan, "pre-image", layer, m, NONE) for layer in STAGES for m in METHODS):
-        return None
-    columns = [(i, layer) for i in range(2) for layer in STAGES]
     rows = {
-        method: [_images(plan, "pre-image", layer, method, NONE)[i] for i, layer in columns]
+        method: [
+            _image(plan, number, "pre-image", layer, method, NONE)
+            for number in range(_SHOWN)
+            for layer in STAGES
+        ]
         for method in METHODS
     }
-    clean = asked(plan.scored).images
-    return clean[[i for i, _ in columns]], rows, [layer for _, layer in columns]
+    queries = asked(plan.scored).images[:_SHOWN].repeat(len(STAGES), axis=0)
+    return _picture(queries, rows, [*STAGES] * _SHOWN)
 
 
 def repair_picture(plan: PreImagePlan) -> Picture | None:
     """Two queries with each defect; a row for each stage and method."""
-    if not all(both(plan, layer, defect) for layer in REPAIRED_FROM for defect in DEFECTS):
-        return None
-    clean = asked(plan.scored).images[:2]
+    clean = asked(plan.scored).images[:_SHOWN]
     rows = {
         f"{method}, {layer}": [
-            image
+            _image(plan, number, "pre-image", layer, method, defect)
             for defect in DEFECTS
-            for image in _images(plan, "pre-image", layer, method, defect)[:2]
+            for number in range(_SHOWN)
         ]
         for layer in REPAIRED_FROM
         for method in NETWORKS
     }
-    rows["without the defect"] = [*clean] * len(DEFECTS)
     queries = np.concatenate([defective(clean, defect) for defect in DEFECTS])
-    return queries, rows, [defect for defect in DEFECTS for _ in clean]
+    found = _picture(queries, rows, [defect for defect in DEFECTS for _ in clean])
+    if found is not None:
+        found[1]["without the defect"] = [*clean] * len(DEFECTS)
+    return found
 
 
 def filling_picture(plan: PreImagePlan) -> Picture | None:
     """Queries with a missing block, counterfactuals, and the true ones."""
-    if not all(result(plan, "filled", method) for method in FILLING):
-        return None
     queries, kept = holed(plan)
-    shown = slice(0, 6)
-    rows = {method: list(_images(plan, "filled", method)[shown]) for method in FILLING}
-    rows["true counterfactual"] = list(true_images(plan, kept[shown]))
-    return queries.images[shown], rows, []
+    shown = range(min(_FILLED, len(kept)))
+    rows = {arm: [_image(plan, number, filled(arm)) for number in shown] for arm in FILLING}
+    found = _picture(queries.images[: len(shown)], rows, [])
+    if found is not None:
+        found[1]["true counterfactual"] = list(true_answers(plan, kept)[: len(shown)])
+    return found
 
 
-def _images(plan: PreImagePlan, *parts: str) -> np.ndarray:
-    return cases.read_images(name_of(*parts), plan=plan)
+PICTURES_OF = {
+    "stages": stage_picture,
+    "repair": repair_picture,
+    "missing-block": filling_picture,
+}
+
+
+def _picture(
+    queries: np.ndarray, rows: dict[str, list[np.ndarray | None]], titles: list[str]
+) -> Picture | None:
+    """With the rows that have any image, if there is one."""
+    rows = {name: row for name, row in rows.items() if any(image is not None for image in row)}
+    return (queries, rows, titles) if rows else None
+
+
+def _image(plan: PreImagePlan, number: int, *parts: str) -> np.ndarray | None:
+    """That of a query, if it was kept."""
+    name = name_of(*parts)
+    is_kept = path_of(plan, f"images-{name}").exists()
+    return cases.read_images(name, plan=plan)[number] if is_kept else None
 
 
 def _comparison(*found: dict) -> str:
@@ -240,25 +264,11 @@ def _comparison(*found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="small, for a look")
-    parser.add_argument("--processes", type=int, default=2, help="jobs at a time")
-    parser.add_argument("--seconds", type=float, help="after which none begins any more")
-    parser.add_argument("--table", action="store_true", help="only table and pictures")
-    options = parser.parse_args()
-    plan = QUICK if options.quick else PLAN
-    if not options.table:
-        # All processes read it.
-        cases.classifier("faces", 0)
-        todo = all_jobs()
-        for name in work(plan, todo, processes=options.processes, seconds=options.seconds):
-            print(name, flush=True)
-    text = page_text(plan, write_pictures(plan, plan.runs if options.quick else PICTURES))
-    print(text)
-    if not options.quick:
-        replace_section(PAGE, "pre-images", text)
+    options = options_parser(__doc__, quick=True).parse_args()
+    plan = on_device(QUICK if options.quick else PLAN, options)
+    run_jobs(plan, all_jobs(plan), options)
+    pictures = write_pictures(plan, plan.runs if options.quick else PICTURES)
+    publish("pre-images", page_text(plan, pictures), plan.folder.glob("*.json"), options)
 
 
 if __name__ == "__main__":
