@@ -19,7 +19,14 @@ TRUE = "true counterfactual"
 LAYOUTS = {
     ("faces", "priors"): ("ISO + TV + l2", "LSO + TV + l2", "ISO + DIP", "LSO + DIP", TRUE),
     ("faces", "manifold"): ("LSO + INR", "LSO + INR + DUQ", "LSO + INR + DEP", TRUE),
-    ("faces", "networks"): ("LSO + DIP + DEP", "LSO + INR + DEP", "PGD", "Wachter", TRUE),
+    ("faces", "networks"): (
+        "LSO + DIP + DEP",
+        "LSO + INR + DEP",
+        "L1 + INR",
+        "PGD",
+        "Wachter",
+        TRUE,
+    ),
     ("lesions", "networks"): ("LSO + DIP", "LSO + DIP + DEP", "LSO + INR + DEP", TRUE),
 }
 
