@@ -104,7 +104,6 @@ ARMS = {
     "ISO + TV + l2": Arm("iso-tv", _VARIATION, _STEPS),
     "ISO + DIP": Arm("iso-dip", _NETWORK, _STEPS),
     "L1 + INR": Arm("l1-inr", _NETWORK, _STEPS),
-    "L1 + INR + DEP": Arm("l1-inr-dep", _MANIFOLD, _STEPS),
     "Wachter": Arm("wachter", _WACHTER, _STEPS),
     "PGD": Arm("pgd", _BALLS, {}),
 }

@@ -138,13 +138,14 @@ def do(plan: Folders, job: Job) -> None:
     began, worked = time.perf_counter(), time.process_time()
     plan = job.plan or plan
     values = job.action(plan, job.name, *job.arguments)
-    if values is not None:
-        taken = {
-            "seconds": time.perf_counter() - began,
-            # What else the machine does has no part in it.
-            "processor_seconds": time.process_time() - worked,
-        }
-        write_result(job.path(plan), {**values, **taken, "machine": machine()})
+    taken = {
+        "seconds": time.perf_counter() - began,
+        # What else the machine does has no part in it.
+        "processor_seconds": time.process_time() - worked,
+    }
+    # What lies apart from the results took its time as well.
+    path = job.path(plan) if values is not None else plan.folder / f"{job.name}.json"
+    write_result(path, {**(values or {}), **taken, "machine": machine()})
 
 
 def save(path: Path, values: Any) -> None:
