@@ -15,7 +15,7 @@ from dipct.cli_options import (
     Weights,
 )
 
-_METHODS = "s1, disc, lso-tv, lso-dip, lso-inr, lso-inr-dep, iso-dip, wachter, pgd ..."
+_METHODS = "s1, disc, l1-inr, lso-tv, lso-dip, lso-inr, lso-inr-dep, iso-dip, pgd ..."
 
 
 def counterfactual(
