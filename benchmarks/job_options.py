@@ -55,12 +55,17 @@ def run_jobs(plan: Folders, todo: Iterable[Job], options: Namespace) -> None:
         elapsed = time.perf_counter() - began
         print(f"{elapsed:6.0f} s  {number}/{len(left)}  {name}", flush=True)
     for job in undone(plan, todo):
-        known = {each.name for each in todo}
-        lacking = [
-            name for name in job.needs if name not in known and not path_of(plan, name).exists()
+        stems = [each.removeprefix("images-") for each in job.needs if each.startswith("images-")]
+        gone = [
+            stem
+            for stem in stems
+            if path_of(plan, stem).exists() and not path_of(plan, f"images-{stem}").exists()
         ]
-        if lacking:
-            print(f"{job.name} cannot be done: it needs {', '.join(lacking)}")
+        if gone:
+            print(
+                f"{job.name} needs the images of {', '.join(gone)}, which are not kept with the "
+                "results: take these away to make them again."
+            )
 
 
 def publish(section: str, text: str, results: Iterable[Path], options: Namespace) -> None:
