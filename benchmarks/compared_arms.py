@@ -21,6 +21,17 @@ def tuned(names: Iterable[str], *, case: str = "faces", plan: Plan = DEFAULT) ->
     }
 
 
+def say_untuned(names: Iterable[str], *, case: str = "faces", plan: Plan = DEFAULT) -> None:
+    """Name the arms that are left out until settings have been chosen for them."""
+    names = list(names)
+    left = [name for name in names if name not in tuned(names, case=case, plan=plan)]
+    if left:
+        print(
+            f"Left out until benchmarks/counterfactuals.py --case {case} has tuned them: "
+            f"{', '.join(left)}."
+        )
+
+
 def still_right(
     trained: TrainedClassifier, asked: Queries, altered: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[Queries, list[int]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import counterfactual_cases as cases
 import numpy as np
-from compared_arms import tuned
+from compared_arms import say_untuned, tuned
 from counterfactual_cases import DEFAULT, NOISE, ORACLE, Plan, read, slug
 from counterfactual_jobs import standings_of, weights
 from counterfactual_tables import COLUMNS, cell
@@ -120,6 +120,7 @@ def _asked(noise: float) -> cases.Queries:
 def main() -> None:
     options = options_parser(__doc__).parse_args()
     plan = on_device(PLAN, options)
+    say_untuned(ARMS)
     run_jobs(plan, all_jobs(plan), options)
     publish("counterfactuals noise", table(), plan.folder.glob("*.json"), options)
 

@@ -22,7 +22,7 @@ from typing import Any
 import counterfactual_cases as cases
 import numpy as np
 import torch
-from compared_arms import tuned
+from compared_arms import say_untuned, tuned
 from counterfactual_cases import DEFAULT, FIT_STEPS, Plan, read, slug
 from counterfactual_jobs import weights as weights_of
 from counterfactual_pictures import PICTURES, save_titled
@@ -307,6 +307,7 @@ def _asked(plan: Plan) -> cases.Queries:
 def main() -> None:
     options = options_parser(__doc__, quick=True).parse_args()
     plan = on_device(QUICK if options.quick else PLAN, options)
+    say_untuned(ARMS)
     run_jobs(plan, all_jobs(plan), options)
     section = "counterfactuals random weights"
     publish(section, table_of(plan), plan.folder.glob("*.json"), options)

@@ -21,7 +21,7 @@ from typing import Any
 import counterfactual_cases as cases
 import numpy as np
 import torch
-from compared_arms import tuned
+from compared_arms import say_untuned, tuned
 from counterfactual_cases import FIT_STEPS, Plan, read, slug
 from counterfactual_pictures import PICTURES
 from counterfactual_real_data import CELL_FILE, DIGIT_FILES, Parts, cells, digits, refuse_missing
@@ -284,9 +284,10 @@ def main() -> None:
     plan = on_device(PLAN, options)
     if not options.table:
         refuse_missing(file for name in chosen for file in CASES[name].files)
+    say_untuned(dict.fromkeys(arm for name in chosen for arm in CASES[name].arms))
     run_jobs(plan, all_jobs(plan, chosen), options)
     for name in chosen:
-        results = plan.folder.glob(f"{name}-*.json")
+        results = plan.folder.glob(f"*{name}*.json")
         publish(f"counterfactuals {name}", table(plan, name), results, options)
         picture(plan, name)
 

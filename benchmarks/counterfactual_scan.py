@@ -18,6 +18,7 @@ from typing import Any
 import counterfactual_cases as cases
 import numpy as np
 import torch
+from compared_arms import say_untuned, tuned
 from counterfactual_scan_tables import ARMS, PICTURE, Plan, table, write_picture
 from job_options import options_parser, publish, run_jobs
 from job_queue import Job, path_of
@@ -255,13 +256,15 @@ def all_jobs(plan: Plan) -> list[Job]:
     found = [Job(name, (), train, (views,)) for views, name in weights.items()]
     for views, name in weights.items():
         found.append(Job(f"classifier-{views}", (name,), measure, (views,)))
-        found += [Job(f"{views}-views-{arm}", (name,), run, (views, arm)) for arm in ARMS]
+        for arm in ARMS if tuned((ARM,)) else ():
+            found.append(Job(f"{views}-views-{arm}", (name,), run, (views, arm)))
     return found
 
 
 def main() -> None:
     options = options_parser(__doc__, quick=True, device=False).parse_args()
     plan = QUICK if options.quick else PLAN
+    say_untuned((ARM,))
     run_jobs(plan, all_jobs(plan), options)
     write_picture(plan, plan.runs / PICTURE.name if options.quick else PICTURE)
     publish("counterfactuals scan", table(plan), plan.folder.glob("*.json"), options)

@@ -17,7 +17,7 @@ from typing import Any
 import counterfactual_cases as cases
 import numpy as np
 import torch
-from compared_arms import tuned
+from compared_arms import say_untuned, tuned
 from counterfactual_cases import DEFAULT, Plan, read, slug
 from counterfactual_jobs import weights
 from counterfactual_pictures import PICTURES
@@ -152,6 +152,7 @@ def _cell(values: np.ndarray) -> str:
 def main() -> None:
     options = options_parser(__doc__).parse_args()
     plan = on_device(PLAN, options)
+    say_untuned(DATA)
     run_jobs(plan, all_jobs(plan), options)
     publish("counterfactuals uncertainty", table(), plan.folder.glob("*.json"), options)
     first = plan.runs / f"face-0-{next(iter(DATA[FIRST]))}.h5"

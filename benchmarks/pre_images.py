@@ -15,6 +15,7 @@ from pathlib import Path
 
 import counterfactual_cases as cases
 import numpy as np
+from compared_arms import say_untuned
 from counterfactual_cases import DEFAULT, read
 from counterfactual_pictures import PICTURES, save_titled
 from job_options import on_device, options_parser, publish, run_jobs
@@ -266,6 +267,7 @@ def _comparison(*found: dict) -> str:
 def main() -> None:
     options = options_parser(__doc__, quick=True).parse_args()
     plan = on_device(QUICK if options.quick else PLAN, options)
+    say_untuned(FILLING)
     run_jobs(plan, all_jobs(plan), options)
     pictures = write_pictures(plan, plan.runs if options.quick else PICTURES)
     publish("pre-images", page_text(plan, pictures), plan.folder.glob("*.json"), options)
