@@ -92,8 +92,9 @@ def jobs(plan: Plan, case: str) -> list[Job]:
             # Without the images, which are not kept with the results, there is nothing to train on.
             needs = (*networks, *stems, *(f"images-{stem}" for stem in stems))
             if name != _TRUE:
+                # Networks begin as reconstructions, of which classifiers are trained as well.
                 needs += tuple(
-                    each for s in plan.seeds for each in _starts(plan, case, str(s), name)
+                    each for s in plan.seeds for each in _starts(plan, case, str(s), name)[1:]
                 )
             found.append(Job(f"discrepancy-{case}-{slug(name)}", needs, discrepancy, (case, name)))
     return found

@@ -132,7 +132,7 @@ def claims(folder: Path, case: str) -> str:
         digits = 5 if column == "mse" else 3
         interval = f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
         lines.append(f"| {name} | {text} ({column}) | {interval} | {number} | {verdict} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 DISCREPANCY_CLAIMS = (("LSO + DIP", "LSO + DIP + DEP"), ("LSO + INR", DISC))

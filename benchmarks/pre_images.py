@@ -223,6 +223,8 @@ def repair_picture(plan: PreImagePlan) -> Picture | None:
 
 def filling_picture(plan: PreImagePlan) -> Picture | None:
     """Queries with a missing block, counterfactuals, and the true ones."""
+    if not any(path_of(plan, f"images-{filled(arm)}").exists() for arm in FILLING):
+        return None
     queries, kept = holed(plan)
     shown = range(min(_FILLED, len(kept)))
     rows = {arm: [_image(plan, number, filled(arm)) for number in shown] for arm in FILLING}
