@@ -134,8 +134,10 @@ class Counterfactual(Inversion):
     Attributes:
         target: wanted class.
         predicted: class that the classifier sees in the query.
-        valid: whether it sees the target class in the image.
-        confident: whether it does so with the probability that was asked for.
+        valid: whether it sees the target class in the image; where what lies between two classes
+            was asked for, whether the target has the probability that was asked for, within 0.05.
+        confident: whether it does so with the probability that makes an image confident; between
+            two classes the same as ``valid``.
         p_target: probability of the target in the image, and
         p_target_query: in the query.
         reason: what the outcome is and, where it is not what was wanted, what to do.

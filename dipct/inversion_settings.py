@@ -37,6 +37,7 @@ _WHY = {
     "distance": "where an activation is maximised",
     "class_margin": "but on class_loss margin",
     "class_probability": "but on class_loss probability",
+    "probability": "where class_probability asks for what lies between two classes",
     "relaxation": "unless the fit is progressive",
     "start": "on pixels, which begin at the query",
     "fit_steps": "unless a network is fitted to the query first",
@@ -278,7 +279,9 @@ class CounterfactualSettings(InversionSettings):
     class_margin: float = Field(1.0, ge=0, allow_inf_nan=False)
     """By which its logit shall lead, for the margin loss."""
     class_probability: float = Field(1.0, gt=0, le=1)
-    """That it shall have, for the probability loss."""
+    """That it shall have, for the probability loss. Below one it is asked for what lies between two
+    classes: a counterfactual is then valid, and confident, where its probability is near this
+    one."""
     measurement_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Of the misfit to a scan, where one is given: of half its mean square in standard deviations
     of the noise."""
@@ -307,6 +310,11 @@ class CounterfactualSettings(InversionSettings):
     jitter: int = Field(0, ge=0)
     """Pixels by which the image is moved at random before each step."""
 
+    @property
+    def is_graded(self) -> bool:
+        """Whether what lies between two classes is asked for, and not a class."""
+        return self.class_loss == "probability" and self.class_probability < 1
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         is_network = self.generator != "pixels"
@@ -316,6 +324,7 @@ class CounterfactualSettings(InversionSettings):
             | {
                 "class_margin": self.class_loss == "margin",
                 "class_probability": self.class_loss == "probability",
+                "probability": not self.is_graded,
                 "relaxation": self.progressive,
                 "start": is_network,
                 "fit_steps": is_fitted,

@@ -117,6 +117,22 @@ def test_more_weight_on_the_class_makes_it_valid_and_less_does_not():
     assert hard.p_target < easy.p_target
 
 
+GRADED = {"class_loss": "probability", "learning_rate": 0.1, "class_weight": 300.0, "steps": 60}
+
+
+@pytest.mark.parametrize("wanted", [0.3, 0.6])
+def test_what_lies_between_two_classes_has_the_probability_that_was_asked_for(wanted):
+    (found,) = explain("lso-tv", number=1, class_probability=wanted, **GRADED)
+    p = float(seen(found.image[None])[0, 1])
+    assert found.p_target == pytest.approx(p, abs=1e-4)
+    assert abs(p - wanted) <= 0.05
+    assert found.valid and found.confident
+    assert f"for the {wanted} that was asked for" in found.reason
+    (far,) = explain("lso-tv", number=1, class_probability=wanted, **GRADED | {"class_weight": 0.0})
+    assert not far.valid and not far.confident
+    assert "not within 0.05 of it" in far.reason
+
+
 @pytest.mark.parametrize("method", ["lso-tv", "lso-inr", "lso-dip-dep", "lso-deep-decoder", "disc"])
 def test_a_batch_is_its_queries_one_by_one(method):
     together = explain(method, number=3)
@@ -385,6 +401,11 @@ def test_files_hold_all_of_it(tmp_path):
         ),
         ({"targets": 2}, ConfigurationError, "0 not bald, 1 bald"),
         ({"targets": 0}, ConfigurationError, "sees 'not bald' in queries 0, 1, 2 already"),
+        (
+            {"targets": 0, "class_loss": "probability", "class_probability": 0.99},
+            ConfigurationError,
+            "'not bald' a probability within 0.05 of 0.99 in queries 0, 1, 2 already",
+        ),
         ({"targets": [1, 1]}, ShapeError, "one for each of 3"),
         ({"method": "disc", "steps": 2}, ConfigurationError, "5 blocks needs 5 steps"),
         ({"layers": ("layer9",)}, ConfigurationError, "Near names: layer"),

@@ -67,6 +67,11 @@ def test_given_values_take_the_place_of_the_methods():
         ("lso-inr", {"manifold_weight": 1.0}, "without a manifold term"),
         ("lso-inr", {"radius": 0.5}, "but on optimiser sign"),
         ("lso-inr", {"class_probability": 0.5}, "but on class_loss probability"),
+        (
+            "wachter",
+            {"class_probability": 0.5, "probability": 0.8},
+            "probability has no effect where class_probability asks for what lies between",
+        ),
         ("lso-inr", {"relaxation": 0.5}, "unless the fit is progressive"),
         ("lso-tv", {"fit_steps": 9}, "unless a network is fitted"),
         ("lso-tv", {"start": "random"}, "begin at the query"),

@@ -1,5 +1,7 @@
 """The best of the iterates that are in the target class."""
 
+import math
+
 import pytest
 import torch
 from catalogue import F64, SmoothClassifier
@@ -70,6 +72,38 @@ def test_the_best_is_chosen(psi, logits, objectives, best, standing):
     assert int(tensors["chosen_step"]) == best
     assert tensors["chosen"].tolist() == [best] * 3
     assert float(tensors["standing"]) == standing
+
+
+def logits_of(probability):
+    """Of five classes, the second with this probability."""
+    return [0, math.log(4 * probability / (1 - probability)), 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "objectives", "best", "standing"),
+    [
+        # Neither the query's class nor the target's counts, but how near the probability is.
+        ([0.05, 0.31, 0.95], [0, 5, 9], 1, 2),
+        # Among those that are near enough the cheapest.
+        ([0.30, 0.33, 0.5], [3, 1, 0], 1, 2),
+        # Where none is, the nearest, from below or above.
+        ([0.05, 0.21, 0.95], [0, 5, 9], 1, 0),
+        ([0.05, 0.40, 0.95], [0, 5, 9], 1, 0),
+    ],
+)
+def test_of_a_graded_target_the_one_with_its_probability_is_chosen(
+    psi, probabilities, objectives, best, standing
+):
+    target = ClassTarget(psi, 1, loss="probability", probability=0.3)
+    logits = [logits_of(each) for each in probabilities]
+    rule = BestValidIterate(target, COSTS, patience=1)
+    first, *others = sequence(psi, target, logits, objectives)
+    tensors = chosen(BestValidIterate(target, COSTS), [first, *others])
+    assert int(tensors["chosen_step"]) == best
+    assert float(tensors["standing"]) == standing
+    assert float(tensors["chosen_p_target"]) == pytest.approx(probabilities[best])
+    done = rule.outcome(rule.figures(chosen(rule, [first, *others]), 3))
+    assert done is (Status.TARGET_REACHED if standing else None)
 
 
 def test_it_stops_after_so_many_confident_iterates_in_a_row(psi):

@@ -11,6 +11,7 @@ from dipct.figures.history import COLOURS, draw_history
 from dipct.figures.image import ERROR_MAP, IMAGE_MAP, symmetric_range
 from dipct.figures.layout import FONT_SIZE, finish, new_figure, panel_figure, set_title
 from dipct.inversion import Counterfactual, Inversion, PreImage
+from dipct.inversion_settings import CounterfactualSettings
 
 # Of the history, what is no term of the objective.
 _NO_TERMS = (
@@ -220,7 +221,7 @@ def _draw_terms(axes: Axes, found: Inversion, names: list[str]) -> None:
 def _draw_probability(axes: Axes, found: Counterfactual) -> None:
     steps = found.history["iteration"]
     axes.plot(steps, found.history["p_target"], color=COLOURS[0], linewidth=1.5)
-    axes.axhline(found.settings["probability"], color="0.5", linestyle=":", linewidth=1)
+    axes.axhline(_asked_for(found), color="0.5", linestyle=":", linewidth=1)
     axes.axvline(found.chosen_step, color="0.5", linestyle="--", linewidth=1)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("iteration", fontsize=FONT_SIZE)
@@ -228,3 +229,9 @@ def _draw_probability(axes: Axes, found: Counterfactual) -> None:
     axes.tick_params(labelsize=FONT_SIZE - 1)
     axes.grid(True, color="0.9", linewidth=0.8)
     set_title(axes, "dashed: the step that was kept")
+
+
+def _asked_for(found: Counterfactual) -> float:
+    """Probability that makes the image confident."""
+    settings = CounterfactualSettings.from_values(dict(found.settings))
+    return settings.class_probability if settings.is_graded else settings.probability

@@ -1,6 +1,7 @@
 """The objective: fidelities, total variation, targets and manifold consistency as terms."""
 
 from dipct.objective.activation import FeatureActivation as FeatureActivation
+from dipct.objective.class_target import PROBABILITY_TOLERANCE as PROBABILITY_TOLERANCE
 from dipct.objective.class_target import AttributeTargets as AttributeTargets
 from dipct.objective.class_target import ClassProbabilities as ClassProbabilities
 from dipct.objective.class_target import ClassTarget as ClassTarget

@@ -1,7 +1,7 @@
 """Which class an image shall be in."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,27 @@ from dipct.operator import LOGITS, FeatureOperator
 
 TargetLoss = Literal["cross-entropy", "margin", "probability", "logit"]
 
+PROBABILITY_TOLERANCE = 0.05
+"""How far from a probability between two classes the target's may be to count as reached."""
+
+
+class Standing(NamedTuple):
+    """How far images are with a target.
+
+    Attributes:
+        is_valid: whether the classifier sees the target class; of a graded target, whether its
+            probability is within :data:`PROBABILITY_TOLERANCE` of that asked for; bool [...].
+        is_confident: whether it does so with a wanted probability; of a graded target, the same
+            as valid; bool [...].
+        probability: of the target class, [...].
+        shortfall: smaller where an image that is not valid is nearer to being it, [...].
+    """
+
+    is_valid: Tensor
+    is_confident: Tensor
+    probability: Tensor
+    shortfall: Tensor
+
 
 class ClassTarget(OperatorTerm):
     """How far a classifier is from a class: functional consistency.
@@ -20,8 +41,9 @@ class ClassTarget(OperatorTerm):
     ``cross-entropy`` of the target class, as in Thiagarajan et al. (arXiv 2109.14274, eq. 5);
     ``margin``, by which the largest other logit exceeds the target's less so much, zero once it is
     reached (Carlini & Wagner, IEEE S&P 2017, f_6); ``probability``, the squared distance of the
-    target's probability from a wanted one, for what lies between two classes; or ``logit``, the
-    negative of the target's, which has no lower bound: for activation maximisation.
+    target's probability from a wanted one, which below one makes the target graded: what lies
+    between two classes is asked for; or ``logit``, the negative of the target's, which has no lower
+    bound: for activation maximisation.
 
     Args:
         operator: features with ``logits`` among its layers.
@@ -72,19 +94,29 @@ class ClassTarget(OperatorTerm):
         self.target = self.target.long()
         self.loss, self.margin, self.probability = loss, margin, probability
 
-    def standing(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether the classifier sees the target class, and its probability.
+    @property
+    def is_graded(self) -> bool:
+        """Whether what lies between two classes is asked for, and not a class."""
+        return self.loss == "probability" and self.probability < 1
+
+    def standing(self, eta: Tensor, *, confident_from: float) -> Standing:
+        """How far images are with the target.
 
         Args:
             eta: [... *operator.range_shape].
-
-        Returns:
-            bool [...] and [...].
+            confident_from: probability of the target class from which on an image that is valid
+                is confident; without meaning for a graded target.
         """
         logits = self._split(eta)[LOGITS]
         target = self.target.to(logits.device).expand(logits.shape[:-1])
         probability = logits.softmax(-1).gather(-1, target[..., None])[..., 0]
-        return logits.argmax(-1) == target, probability
+        if self.is_graded:
+            distance = (probability - self.probability).abs()
+            is_reached = distance <= PROBABILITY_TOLERANCE
+            return Standing(is_reached, is_reached, probability, distance)
+        is_valid = logits.argmax(-1) == target
+        is_confident = is_valid & (probability >= confident_from)
+        return Standing(is_valid, is_confident, probability, -probability)
 
     def value_of(self, eta: Tensor) -> Tensor:
         """See :meth:`OperatorTerm.value_of`."""

@@ -14,7 +14,7 @@ from dipct.errors import ConfigurationError, ShapeError
 from dipct.generator import Generator, PixelImage, RegionGenerator
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
-from dipct.objective import DataTerm
+from dipct.objective import PROBABILITY_TOLERANCE, DataTerm
 from dipct.operator import LOGITS
 from dipct.pipeline.counterfactual_problem import (
     OtherClassifier,
@@ -85,7 +85,7 @@ def counterfactual(
     Raises:
         ShapeError: queries of another shape than the classifier's images, or not one target each.
         DataError: values outside zero to one.
-        ConfigurationError: a target that does not exist or that the classifier sees already, or
+        ConfigurationError: a target that does not exist or that is reached already, or
             settings that ask for what the classifier does not have.
         Interrupted: stopped by the user; what is finished is kept.
     """
@@ -111,7 +111,7 @@ def counterfactual(
         )
     predicted = before.argmax(-1)
     wanted = _checked_targets(classifier, targets, before).to(device)
-    _check_not_there(classifier, predicted, wanted)
+    _check_not_there(classifier, before, wanted, settings)
     allowed = _checked_region(region, images)
     if settings.jitter and (allowed is not None or measurement is not None):
         raise ConfigurationError(
@@ -205,14 +205,29 @@ def _checked_targets(
     return wanted
 
 
-def _check_not_there(classifier: TrainedClassifier, predicted: Tensor, wanted: Tensor) -> None:
-    same = (predicted == wanted).nonzero().flatten().tolist()
-    if same:
-        name = classifier.classes[int(wanted[same[0]])]
-        which = "the query" if len(wanted) == 1 else f"queries {', '.join(map(str, same))}"
+def _check_not_there(
+    classifier: TrainedClassifier, before: Tensor, wanted: Tensor, settings: CounterfactualSettings
+) -> None:
+    """Refuse targets that the queries, of probabilities [B K], have reached."""
+    if settings.is_graded:
+        distance = before.gather(-1, wanted[:, None])[:, 0] - settings.class_probability
+        is_there = distance.abs() <= PROBABILITY_TOLERANCE
+    else:
+        is_there = before.argmax(-1) == wanted
+    there = is_there.nonzero().flatten().tolist()
+    if not there:
+        return
+    name = classifier.classes[int(wanted[there[0]])]
+    which = "the query" if len(wanted) == 1 else f"queries {', '.join(map(str, there))}"
+    if settings.is_graded:
         raise ConfigurationError(
-            f"The classifier sees {name!r} in {which} already; choose another target."
+            f"The classifier gives {name!r} a probability within {PROBABILITY_TOLERANCE} of "
+            f"{settings.class_probability} in {which} already; choose another class_probability "
+            "or target."
         )
+    raise ConfigurationError(
+        f"The classifier sees {name!r} in {which} already; choose another target."
+    )
 
 
 def _checked_region(region: np.ndarray | None, images: Tensor) -> Tensor | None:

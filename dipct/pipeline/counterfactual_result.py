@@ -10,7 +10,7 @@ from dipct.evaluation import agreement, edit_size, localisation, psnr
 from dipct.generator import Generator
 from dipct.inversion import Counterfactual
 from dipct.inversion_settings import CounterfactualSettings
-from dipct.objective import DataTerm
+from dipct.objective import PROBABILITY_TOLERANCE, DataTerm
 from dipct.operator import LOGITS
 from dipct.phantom import TrueCounterfactuals
 from dipct.pipeline.counterfactual_problem import CounterfactualProblem, OtherClassifier
@@ -56,7 +56,9 @@ def counterfactual_results(
     # An image is judged as it is given away: in the box.
     images = solution.value.detach().clamp(0, 1)
     with torch.no_grad():
-        is_valid, p_target = problem.target.standing(problem.operator(images))
+        standing = problem.target.standing(
+            problem.operator(images), confident_from=settings.probability
+        )
         natural = {
             term.name: (term.value(queries), term.value(images))
             for _, term in problem.terms
@@ -73,8 +75,8 @@ def counterfactual_results(
     found = []
     for i in range(len(queries)):
         query, image = queries[i].cpu().numpy(), images[i].cpu().numpy()
-        valid, probability = bool(is_valid[i]), float(p_target[i])
-        confident = valid and probability >= settings.probability
+        valid, confident = bool(standing.is_valid[i]), bool(standing.is_confident[i])
+        probability = float(standing.probability[i])
         scores = edit_scores(query, image)
         for name, (of_query, of_image) in natural.items():
             title = name.replace(" ", "_")
@@ -198,6 +200,15 @@ def _reason(
     after = f"after {solution.iterations} steps"
     if solution.status is Status.DIVERGED:
         after = f"{after}, when the iteration diverged: use a lower learning_rate"
+    if settings.is_graded:
+        got = f"Probability {probability:.3f} of the target class for the"
+        if valid:
+            return f"{got} {settings.class_probability} that was asked for {after}."
+        return (
+            f"{got} {settings.class_probability} that was asked for, which is not within "
+            f"{PROBABILITY_TOLERANCE} of it, {after}. Use more steps, a larger class_weight, or a "
+            "smaller fidelity_weight."
+        )
     if confident:
         end = f" {after}" if solution.status is Status.DIVERGED else ""
         return f"In the target class with probability {probability:.3f}{end}."

@@ -16,10 +16,11 @@ class BestValidIterate(Selection):
     """The iterate in the target class that is nearest to the query and most natural.
 
     An iterate is valid if the classifier sees the target class, and confident if it does so with
-    the wanted probability. Confident iterates are preferred to valid ones and those to others;
-    among iterates of one kind a weighted sum of terms decides, such as fidelity and manifold
-    consistency, among those that are not valid the target's probability. There is always a
-    result, whatever it is worth.
+    the wanted probability; of a graded target it is both where the target has the probability that
+    was asked for, see :class:`dipct.objective.ClassTarget`. Confident iterates are preferred to
+    valid ones and those to others; among iterates of one kind a weighted sum of terms decides, such
+    as fidelity and manifold consistency, among those that are not valid how near the target's
+    probability is. There is always a result, whatever it is worth.
 
     Figures: ``p_target`` of the iterate, and of what is kept ``chosen_p_target`` and ``standing``,
     which is 2 if it is confident, 1 if it is valid and 0 otherwise.
@@ -27,7 +28,7 @@ class BestValidIterate(Selection):
     Args:
         target: the term of the objective that asks for the class.
         costs: weights of other terms of the objective, by their names.
-        probability: that makes an iterate confident.
+        probability: that makes an iterate confident, unless the target is graded.
         patience: confident iterates in a row after which to stop; default: never.
 
     Raises:
@@ -73,11 +74,12 @@ class BestValidIterate(Selection):
 
     def update(self, tensors: dict[str, Tensor], iterate: Iterate) -> dict[str, Tensor]:
         """See :meth:`Selection.update`."""
-        is_valid, probability = self.target.standing(iterate.applied[id(self.target.operator)])
-        is_confident = is_valid & (probability >= self.probability)
+        is_valid, is_confident, probability, shortfall = self.target.standing(
+            iterate.applied[id(self.target.operator)], confident_from=self.probability
+        )
         standing = (is_valid.long() + is_confident.long()).to(iterate.objective)
         rest = sum(weight * iterate.values[name] for name, weight in self.costs.items())
-        cost = torch.where(is_valid, rest, -probability)
+        cost = torch.where(is_valid, rest, shortfall)
         better = (standing > tensors["standing"]) | (
             (standing == tensors["standing"]) & (cost < tensors["least_cost"])
         )
