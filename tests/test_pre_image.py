@@ -7,8 +7,11 @@ from small_classifier import queries, small_classifier
 
 from dipct.errors import ConfigurationError, ShapeError
 from dipct.inversion import read_pre_image, write_inversion
+from dipct.inversion_settings import PreImageSettings
+from dipct.objective import batch_norm_inputs
 from dipct.operator import LOGITS
 from dipct.pipeline import pre_image
+from dipct.pipeline.inversion_terms import manifold_terms
 
 FAST = {"steps": 60, "learning_rate": 1e-2}
 
@@ -67,6 +70,25 @@ def test_what_should_have_been_seen_is_scored():
     error = np.mean((found.image - queries()[1][0]) ** 2)
     assert found.scores["psnr_to_truth_db"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
     assert found.scores["psnr_to_truth_db"] != found.scores["psnr_to_query_db"]
+
+
+def test_batch_statistics_do_not_hold_the_repair_against_a_pre_image():
+    truth = torch.from_numpy(queries()[1][:1])
+    damaged = truth.clone()
+    damaged[..., 4:8, 4:8] = 0
+    trained = small_classifier()
+    operator = trained.features(list(batch_norm_inputs(trained.model)))
+    settings = PreImageSettings.of_method("inr-bn")
+    ((_, repaired),) = manifold_terms(trained, operator, damaged, settings)
+    damaged.requires_grad_()
+    here = repaired.value(damaged)
+    (slope,) = torch.autograd.grad(here.sum(), damaged)
+    assert here.item() == pytest.approx(1)
+    assert repaired.value(truth).item() < here.item() - 0.01
+    assert float((slope * (truth - damaged).detach()).sum()) < 0
+    (found,) = pre_image(trained, damaged[0].detach(), method="inr-bn", width=8, **FAST)
+    of_image = repaired.value(torch.from_numpy(found.image)[None])
+    assert found.history["batch statistics"][-1] == pytest.approx(of_image.item(), rel=0.1)
 
 
 def test_activations_are_maximised():

@@ -158,14 +158,17 @@ class BatchStatistics(OperatorTerm):
     """How far the statistics of an image are from those that batch normalisation has stored.
 
     For each such layer the distances of mean and variance over pixels from the running ones, the
-    first layer ten times (Yin et al., CVPR 2020, eq. 4). A single image has statistics of its own:
-    only what exceeds those of the query counts.
+    first layer ten times (Yin et al., CVPR 2020, eq. 4). A single image has statistics of its own,
+    which are not held against it where only what exceeds those of the query counts. A query that
+    is to be repaired is itself not natural: then all counts, as a share of the query's.
 
     Args:
         operator: features with the inputs of the layers among its layers, see
             :func:`batch_norm_inputs`.
         model: the classifier whose layers they are.
-        query: [... C H W]; default: nothing is subtracted.
+        query: [... C H W]; default: distances as they are.
+        excess: whether only what exceeds the distances of the query counts, layer by layer;
+            otherwise the sum of all is divided by that of the query.
 
     Raises:
         ConfigurationError: a classifier without batch normalisation, or layers that are missing.
@@ -174,7 +177,12 @@ class BatchStatistics(OperatorTerm):
     name = "batch statistics"
 
     def __init__(
-        self, operator: FeatureOperator, model: nn.Module, query: Tensor | None = None
+        self,
+        operator: FeatureOperator,
+        model: nn.Module,
+        query: Tensor | None = None,
+        *,
+        excess: bool = True,
     ) -> None:
         super().__init__(operator)
         self.layers = batch_norm_inputs(model)
@@ -188,7 +196,7 @@ class BatchStatistics(OperatorTerm):
             )
             for name in self.layers
         ]
-        self._split = operator.split
+        self._split, self.excess = operator.split, excess
         self._of_query: list[Tensor] | None = None
         if query is not None:
             with torch.no_grad():
@@ -197,11 +205,12 @@ class BatchStatistics(OperatorTerm):
     def value_of(self, eta: Tensor) -> Tensor:
         """See :meth:`OperatorTerm.value_of`."""
         found = self._deviations(eta)
-        if self._of_query is not None:
-            found = [
-                torch.relu(one - other) for one, other in zip(found, self._of_query, strict=True)
-            ]
-        return _FIRST_LAYER * found[0] + sum(found[1:], torch.zeros_like(found[0]))
+        if self._of_query is None:
+            return _total(found)
+        if not self.excess:
+            return _total(found) / _total(self._of_query)
+        pairs = zip(found, self._of_query, strict=True)
+        return _total([torch.relu(one - other) for one, other in pairs])
 
     def _deviations(self, eta: Tensor) -> list[Tensor]:
         found, result = self._split(eta), []
@@ -210,6 +219,11 @@ class BatchStatistics(OperatorTerm):
             parts = (pixels.mean(-1) - mean, pixels.var(-1, correction=0) - variance)
             result.append(sum((part.square().sum(-1) + _TINY).sqrt() for part in parts))
         return result
+
+
+def _total(deviations: Sequence[Tensor]) -> Tensor:
+    first, *others = deviations
+    return _FIRST_LAYER * first + sum(others, torch.zeros_like(first))
 
 
 def batch_norm_inputs(model: nn.Module) -> tuple[str, ...]:

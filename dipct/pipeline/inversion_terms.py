@@ -145,7 +145,7 @@ def manifold_terms(
         queries: [B C H W].
         settings: which term, and its weight.
         predicted: classes of the queries, [B]; and
-        targets: wanted classes, [B]: for centroids.
+        targets: wanted classes, [B]; None for pre-images.
     """
     if settings.manifold == "none":
         return []
@@ -159,7 +159,9 @@ def manifold_terms(
         assert targets is not None
         term = ClassKernel(operator, classifier.centroids, TRUNK, source=predicted, target=targets)
     else:
-        term = BatchStatistics(operator, classifier.model, queries)
+        # A counterfactual is to be as natural as its query, a pre-image more so: it may repair.
+        is_edit = targets is not None
+        term = BatchStatistics(operator, classifier.model, queries, excess=is_edit)
     return [(settings.manifold_weight, term)]
 
 
