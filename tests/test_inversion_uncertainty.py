@@ -10,6 +10,7 @@ from small_classifier import TASK, queries, small_classifier
 from dipct.errors import ConfigurationError
 from dipct.figures import inversion_uncertainty_figure
 from dipct.inversion import is_inversion, read_counterfactual, read_inversion, write_inversion
+from dipct.inversion_settings import CounterfactualSettings
 from dipct.operator import LOGITS
 from dipct.pipeline import (
     counterfactual,
@@ -17,6 +18,7 @@ from dipct.pipeline import (
     pre_image,
     quantify_inversion,
 )
+from dipct.pipeline.query_generator import query_generator
 from dipct.posterior import (
     DensePosterior,
     LinearisedModel,
@@ -194,6 +196,20 @@ def test_what_has_no_posterior_is_refused(found):
     changed = replace(found, image=1 - found.image)
     with pytest.raises(ConfigurationError, match="does not make its image"):
         quantify_inversion(small_classifier(), changed, layers=LAYERS)
+
+
+def test_an_image_of_rounded_products_is_that_of_its_network(found):
+    """As of a GPU, which rounds factors to ten bits."""
+    rounding = 2e-3 * np.random.default_rng(0).uniform(-1, 1, found.image.shape)
+    rounded = replace(found, image=(found.image + rounding).clip(0, 1).astype(np.float32))
+    settings = UncertaintySettings(samples=2, iterations=1)
+    quantified = quantify_inversion(small_classifier(), rounded, settings, layers=("layer4",))
+    assert np.array_equal(quantified.image, rounded.image)
+    values = CounterfactualSettings.from_values(dict(found.settings) | {"seed": 1})
+    other = query_generator(values, found.image.shape).z.numpy()
+    of_another = replace(found, generator={**found.generator, "input": other})
+    with pytest.raises(ConfigurationError, match="does not make its image"):
+        quantify_inversion(small_classifier(), of_another, settings, layers=("layer4",))
 
 
 @pytest.mark.parametrize(
