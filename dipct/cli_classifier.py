@@ -149,6 +149,10 @@ def _print(trained: "TrainedClassifier") -> None:
             f"{trained.centroid_report.auroc_misclassified:.3f}",
             "certainty finds shifted": f"AUROC {trained.centroid_report.auroc_shifted:.3f}",
         }
+        if not trained.centroid_report.is_usable:
+            rows["advice on centroids"] = (
+                "Their certainty tells too little to be trusted; train longer, or on more images."
+            )
     if trained.gate is not None:
         rows |= {
             "causes change the class": f"{trained.gate.causal_flips:.3f} of pictures",

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from dataclasses import replace
 
 import h5py
@@ -28,7 +29,7 @@ from dipct.pipeline.counterfactual_problem import counterfactual_fit, counterfac
 from dipct.pipeline.counterfactual_result import known_scores
 from dipct.pipeline.inversion_terms import feature_operator, fidelity_layers
 from dipct.pipeline.query_generator import query_generator
-from dipct.pretrain import HeadReport, make_classifier, make_loss_estimator
+from dipct.pretrain import CentroidReport, HeadReport, make_classifier, make_loss_estimator
 from dipct.solver import GeneratorFit, iterate
 
 FAST_PIXELS = {"steps": 30}
@@ -498,3 +499,23 @@ def test_heads_that_are_missing_or_weak_are_told(caplog):
         assert "rank correlation" not in caplog.text
         explain("lso-inr-dep", number=1, classifier=weak, steps=5)
     assert "rank correlation 0.10" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (None, "no report"),
+        (CentroidReport(0.9, 0.5, 0.6), r"AUROC 0\.50 .* and 0\.60"),
+        (CentroidReport(0.9, 0.8, 0.6), ""),
+    ],
+    ids=["none", "weak", "strong"],
+)
+def test_centroids_that_are_weak_are_told(report, message, caplog):
+    torch.manual_seed(0)
+    trained = replace(
+        small_classifier(), centroids=CentroidHead(128, 2).eval(), centroid_report=report
+    )
+    with caplog.at_level(logging.WARNING, logger="dipct"):
+        explain("lso-tv-duq", number=1, classifier=trained, steps=1)
+    assert ("The centroids have" in caplog.text) == bool(message)
+    assert re.search(message, caplog.text)

@@ -19,7 +19,7 @@ from dipct.objective import (
     batch_norm_inputs,
 )
 from dipct.operator import LOGITS, FeatureOperator
-from dipct.pretrain import TrainedClassifier
+from dipct.pretrain import CentroidReport, HeadReport, TrainedClassifier
 from dipct.solver import Adam, CosineDecay
 
 _LOG = logging.getLogger(__name__)
@@ -108,22 +108,28 @@ def schedule_of(settings: InversionSettings, steps: int) -> CosineDecay | None:
 
 
 def warn_of_weak_head(classifier: TrainedClassifier, settings: InversionSettings) -> None:
-    """Log a warning where the manifold term rests on a head that does not rank."""
-    if settings.manifold != "loss-estimator" or not settings.manifold_weight:
+    """Log a warning where the manifold term rests on a head that does not tell images apart."""
+    if settings.manifold not in ("loss-estimator", "centroids") or not settings.manifold_weight:
         return
-    report = classifier.report
+    report: HeadReport | CentroidReport | None
+    if settings.manifold == "loss-estimator":
+        head, report = "loss estimator has", classifier.report
+    else:
+        head, report = "centroids have", classifier.centroid_report
     if report is not None and report.is_usable:
         return
-    found = "has no report"
+    found = "no report"
     if report is not None:
         found = (
-            f"has rank correlation {report.spearman:.2f} and AUROC "
-            f"{report.auroc_misclassified:.2f} (misclassified) and {report.auroc_shifted:.2f} "
-            "(shifted) on held-out images"
+            f"AUROC {report.auroc_misclassified:.2f} (misclassified) and "
+            f"{report.auroc_shifted:.2f} (shifted) on held-out images"
         )
+    if isinstance(report, HeadReport):
+        found = f"rank correlation {report.spearman:.2f} and {found}"
     _LOG.warning(
-        "The loss estimator %s: it cannot tell natural images from others well enough to be "
-        "trusted as manifold consistency. Train it longer or on more images.",
+        "The %s %s: that cannot tell natural images from others well enough to be trusted as "
+        "manifold consistency. Train longer or on more images.",
+        head,
         found,
     )
 
