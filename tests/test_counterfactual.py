@@ -267,17 +267,19 @@ def test_without_a_target_it_is_the_most_probable_other_class():
     assert [each.target for each in found] == [2, 2, 2]
 
 
-def test_what_was_kept_for_another_measurement_is_not_used(tmp_path):
+def test_what_was_kept_for_other_options_or_another_measurement_is_refused(tmp_path):
     query = torch.from_numpy(queries()[1][0])
-    options = {"number": 1, "learning_rate": 0.1, "steps": 10}
-    found = []
-    for data in (query, 1 - query):
-        measured = DataTerm(Colours(tuple(query.shape)), GaussianFidelity(data, 0.1))
-        resume = bool(found)
-        found += explain(
-            "lso-tv", measurement=measured, checkpoint=tmp_path / "s", resume=resume, **options
-        )
-    assert np.abs(found[0].image - found[1].image).max() > 0.1
+    measured, other = (
+        DataTerm(Colours(tuple(query.shape)), GaussianFidelity(data, 0.1))
+        for data in (query, 1 - query)
+    )
+    common = {"number": 1, "learning_rate": 0.1, "checkpoint": tmp_path / "s"}
+    (found,) = explain("lso-tv", measurement=measured, steps=10, **common)
+    for change in ({"measurement": other}, {"measurement": measured, "class_weight": 0.5}):
+        with pytest.raises(ConfigurationError, match="belongs to other data or options"):
+            explain("lso-tv", steps=10, resume=True, **change, **common)
+    (again,) = explain("lso-tv", measurement=measured, steps=10, resume=True, **common)
+    assert np.array_equal(again.image, found.image)
 
 
 def test_patience_ends_each_query_by_itself():

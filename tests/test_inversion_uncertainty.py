@@ -132,20 +132,14 @@ def test_a_region_stays_as_certain_as_it_is():
     assert (quantified.std[:, allowed] > 0).all()
 
 
-def test_what_was_kept_for_other_layers_is_not_used(found, tmp_path):
+def test_what_was_kept_for_other_layers_is_refused(found, tmp_path):
     settings = UncertaintySettings(samples=8, tv_prior=False)
-    one, other, fresh = (
-        quantify_inversion(
-            small_classifier(), found, settings, layers=layers, checkpoint=folder, resume=resume
-        ).std
-        for layers, folder, resume in (
-            (LAYERS, tmp_path / "s", False),
-            (("layer4",), tmp_path / "s", True),
-            (("layer4",), None, False),
-        )
-    )
-    assert np.array_equal(other, fresh)
-    assert not np.array_equal(one, other)
+    options = {"settings": settings, "checkpoint": tmp_path / "s"}
+    kept = quantify_inversion(small_classifier(), found, layers=LAYERS, **options)
+    with pytest.raises(ConfigurationError, match="belongs to other data or options"):
+        quantify_inversion(small_classifier(), found, layers=("layer4",), resume=True, **options)
+    again = quantify_inversion(small_classifier(), found, layers=LAYERS, resume=True, **options)
+    assert np.array_equal(again.std, kept.std)
 
 
 def test_files_hold_deviation_and_samples(quantified, tmp_path):

@@ -248,7 +248,7 @@ def test_a_file_holds_it(run, found, tmp_path):
         read_run(path)
 
 
-def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch):
+def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch, caplog):
     from dipct.pipeline import posterior_of_model
 
     settings = {"storage": "memory", "tv_probes": 4, "draws": 100}
@@ -271,7 +271,10 @@ def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch):
     assert resumed.hyperparameters == pytest.approx(whole.hyperparameters)
     np.testing.assert_allclose(resumed.std, whole.std, rtol=0.01, atol=1e-6)
     # What other settings do not change is used with them, and nothing else.
+    assert "made anew" not in caplog.text
     other = dipct.quantify(run, checkpoint=stages, resume=True, **settings | {"tv_probes": 6})
+    assert "What was kept of edges belongs to other options; it is made anew." in caplog.text
+    assert "of gram belongs" not in caplog.text
     assert len(list(stages.glob("gram-*"))) == 1
     assert len(list(stages.glob("edges-*"))) == 2
     assert other.uncertainty.hyperparameters != resumed.hyperparameters

@@ -103,7 +103,7 @@ def quantify_inversion(
             "The network of this file does not make its image; the file has been changed."
         )
     model = LinearisedModel(operator, generator.to(device), theta.to(device), data, 1.0)
-    if is_smaller := _is_smaller(model, settings):
+    if _is_smaller(model, settings):
         model = SufficientModel(model)
         # No other evidence knows of what that leaves out.
         settings = settings.model_copy(update={"evidence": "exact"})
@@ -114,7 +114,6 @@ def quantify_inversion(
             [found.query, theta],
             values,
             data=list(names),
-            is_smaller=is_smaller,
         ),
         resume=resume,
     )

@@ -142,7 +142,7 @@ def _dense(
         )
         return found
 
-    decided = {"of": "image", "prior": settings.prior}
+    decided = {"of": "image", "prior": settings.prior, "data": _data(model)}
     kept = stages("gram", compute, device, decided)
     gram = kept["gram"]
     prior = prior_of(model, settings, kept)
@@ -171,6 +171,11 @@ def _dense(
         covariance=posterior.covariance,
         advice=prior.advice,
     )
+
+
+def _data(model: LinearisedModel) -> str:
+    """Whether there are all data or those that suffice, which depends on the machine."""
+    return "sufficient" if isinstance(model, SufficientModel) else "all"
 
 
 def _name(settings: UncertaintySettings) -> str:
@@ -228,7 +233,12 @@ def _exact(
         return found
 
     probed = settings.prior == "g" and plan.storage == "recompute"
-    decided = {"of": "data", "prior": settings.prior, "seed": settings.seed if probed else None}
+    decided = {
+        "of": "data",
+        "prior": settings.prior,
+        "data": _data(model),
+        "seed": settings.seed if probed else None,
+    }
     kept = stages("gram", compute, device, decided)
     if plan.storage == "host":
         # Products would move all of it: passes through the network are faster.

@@ -24,7 +24,9 @@ class Stages:
     Args:
         folder: where to keep them; None keeps nothing.
         problem: digest of what decides all results.
-        resume: whether to use what is there; otherwise it is removed.
+        resume: whether to use what is there; otherwise it is removed. What was kept for another
+            problem is an error; of the same problem, a stage that was kept for other values of
+            ``decided_by`` is made anew, with a warning.
         passes: how many passes through a network there were so far, if they are counted.
 
     Attributes:
@@ -33,7 +35,8 @@ class Stages:
         seconds: what each took, now or then, those with a number at the end together.
 
     Raises:
-        ConfigurationError: nothing to resume from, or a folder that cannot be written.
+        ConfigurationError: nothing to resume from, what belongs to another problem, or a folder
+            that cannot be written.
     """
 
     def __init__(
@@ -44,13 +47,12 @@ class Stages:
         resume: bool = False,
         passes: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.folder, self._problem, self._passes = folder, problem, passes
+        self.folder, self._resume, self._passes = folder, resume, passes
+        self._problem = _digest(problem)
         self.saved_seconds, self.saved_passes = 0.0, 0
         self.seconds: dict[str, float] = {}
-        if resume and (folder is None or not folder.is_dir()):
-            raise ConfigurationError(
-                f"There is nothing to resume from in {folder}; start without --resume."
-            )
+        if resume:
+            self._check_kept()
         if folder is None:
             return
         if not folder.parent.is_dir():
@@ -106,9 +108,8 @@ class Stages:
             result = compute(None, lambda _: None)
             self._spent(name, time.perf_counter() - began)
             return result
-        text = json.dumps([self._problem, dict(decided_by or {})], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        path, on_the_way = (self.folder / f"{n}-{digest}.pt" for n in (name, f"{name}-part"))
+        digest = self._problem + _digest(json.dumps(dict(decided_by or {}), sort_keys=True))
+        path, on_the_way = (self.folder / f"{n}-{digest}.pt" for n in (name, f"{name}{_PART}"))
         if path.exists():
             kept = _read(path, device)
             self._saved(name, kept)
@@ -117,6 +118,8 @@ class Stages:
         if on_the_way.exists():
             part = _read(on_the_way, device)
             self._saved(name, part)
+        elif self._resume and any(_stage(each) == name for each in _files(self.folder)):
+            _LOG.warning("What was kept of %s belongs to other options; it is made anew.", name)
 
         def record(result: dict[str, Any]) -> dict[str, Any]:
             return {
@@ -130,6 +133,20 @@ class Stages:
         self._keep(path, record(result))
         on_the_way.unlink(missing_ok=True)
         return result
+
+    def _check_kept(self) -> None:
+        """Refuse to resume where nothing was kept, or what belongs to another problem."""
+        found = [] if self.folder is None else _files(self.folder)
+        kept = [path for path in found if path.suffix == ".pt"]
+        if not kept:
+            raise ConfigurationError(
+                f"There is nothing to resume from in {self.folder}; start without --resume."
+            )
+        if not any(_digests(path).startswith(self._problem) for path in kept):
+            raise ConfigurationError(
+                f"What is kept in {self.folder} belongs to other data or options. Resume with "
+                "those of the stopped call, or start anew without --resume."
+            )
 
     def _saved(self, name: str, kept: dict[str, Any]) -> None:
         self.saved_seconds += kept["seconds"]
@@ -172,6 +189,20 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if _NAME.fullmatch(path.name)]
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _stage(path: Path) -> str:
+    """Name of the stage of a file, whether it was finished or not."""
+    return path.name.rpartition("-")[0].removesuffix(_PART)
+
+
+def _digests(path: Path) -> str:
+    """Of the problem, and of what else decided the result in a file."""
+    return path.stem.rpartition("-")[2]
+
+
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         kept = torch.load(path, map_location=device, weights_only=True)
@@ -184,4 +215,5 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 _NUMBER = re.compile(r"-[0-9]+$")
-_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}\.(pt|tmp)")
+_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{24}\.(pt|tmp)")
+_PART = "-part"
