@@ -21,7 +21,8 @@ Layout (HDF5), version 1:
                            attribute ``uncertainty`` of ``/`` as JSON
 ``*/allowed``              bool (H, W): where the image was free to change
 ``generator/*``            float32 ``theta`` (P,) and, for a network, its ``input`` (C, H, W)
-``history/*``              float64 (records,): every term and figure, with ``iteration`` (int64)
+``history/*``              float64 (records,): every term and figure, with ``iteration`` (int64);
+                           a slash in a name is written as ``%2F``, a percent sign as ``%25``
 =========================  ====================================================================
 """
 
@@ -42,6 +43,8 @@ from dipct.measurement.hdf5 import (
     get_attribute,
     get_dataset,
     get_group,
+    link_name,
+    name_of_link,
     open_hdf5,
     write_bytes_whole,
     write_whole,
@@ -242,7 +245,7 @@ def _read(kind: type[_Kind], path: str | Path) -> _Kind:
         return kind(
             **arrays,
             **{name: type_(get_attribute(group, name)) for name, type_ in kind.attributes.items()},
-            history={name: get_dataset(history, name)[()] for name in history},
+            history={name_of_link(name): get_dataset(history, name)[()] for name in history},
             generator={name: get_dataset(generator, name)[()] for name in generator},
             source=str(get_attribute(file, "source")),
             duration_s=float(get_attribute(file, "duration_s")),
@@ -275,4 +278,4 @@ def _fill(found: Inversion, file: h5py.File) -> None:
     for title in ("generator", "history"):
         part = file.create_group(title)
         for name, values in getattr(found, title).items():
-            part.create_dataset(name, data=np.asarray(values))
+            part.create_dataset(link_name(name), data=np.asarray(values))

@@ -15,6 +15,7 @@ from torch import nn
 
 from dipct.classifier import CentroidHead
 from dipct.errors import ConfigurationError, DataError, FileFormatError, Interrupted, ShapeError
+from dipct.figures import classifier_figure, counterfactual_figure, save_figure
 from dipct.inversion import (
     Counterfactual,
     read_counterfactual,
@@ -29,7 +30,14 @@ from dipct.pipeline.counterfactual_problem import counterfactual_fit, counterfac
 from dipct.pipeline.counterfactual_result import known_scores
 from dipct.pipeline.inversion_terms import feature_operator, fidelity_layers
 from dipct.pipeline.query_generator import query_generator
-from dipct.pretrain import CentroidReport, HeadReport, make_classifier, make_loss_estimator
+from dipct.pretrain import (
+    CentroidReport,
+    HeadReport,
+    make_classifier,
+    make_loss_estimator,
+    read_trained_classifier,
+    write_trained_classifier,
+)
 from dipct.solver import GeneratorFit, iterate
 
 FAST_PIXELS = {"steps": 30}
@@ -383,6 +391,27 @@ def test_files_hold_all_of_it(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(FileFormatError):
         read_counterfactual(path)
+
+
+def test_names_of_classes_may_hold_any_letters(tmp_path):
+    classes = ("not/bald, 10%2F", "a $x^$/../bald")
+    named = replace(small_classifier(), classes=classes)
+    (found,) = explain("lso-tv", 1, named, others=[OtherClassifier(named)], steps=3)
+    path = tmp_path / "cf.h5"
+    write_inversion(found, path)
+    again = read_counterfactual(path)
+    assert f"other 1: {' or '.join(classes)}" in again.history
+    assert set(again.history) == set(found.history)
+    assert again.class_name(1) == classes[1]
+    assert json.loads(path.with_suffix(".json").read_text())["valid"] == found.valid
+    save_figure(counterfactual_figure(again), tmp_path / "cf.png")
+    assert (tmp_path / "cf.png").stat().st_size > 0
+    write_trained_classifier(named, tmp_path / "clf.h5")
+    assert read_trained_classifier(tmp_path / "clf.h5").classes == classes
+    save_figure(classifier_figure(named), tmp_path / "clf.png")
+    assert {each.name for each in tmp_path.iterdir()} == {
+        *("cf.h5", "cf.json", "cf.png", "clf.h5", "clf.png")
+    }
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,12 @@ def draw_history(axes: Axes, history: Mapping[str, np.ndarray], names: list[str]
         axes.set_ylabel(quantity_name(names[0]), fontsize=FONT_SIZE)
     else:
         # Above the curves, where it hides none of them.
-        axes.legend(
+        legend = axes.legend(
             loc="lower center",
             bbox_to_anchor=(0.5, 1.0),
             ncols=2 if len(names) > 1 else 1,
             fontsize=FONT_SIZE - 1,
             frameon=False,
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)

@@ -65,7 +65,8 @@ def set_title(axes: Axes, title: str, *, width: float = PANEL_WIDTH) -> None:
     """
     # Beside the image the panel holds a colour bar and its label.
     lines = [wrapped(line, 0.75 * width, TITLE_SIZE) for line in title.splitlines()]
-    axes.set_title("\n".join(lines), fontsize=TITLE_SIZE)
+    # Names of classes and files are no formulas.
+    axes.set_title("\n".join(lines), fontsize=TITLE_SIZE, parse_math=False)
 
 
 def finish(figure: Figure, title: list[str]) -> Figure:
@@ -82,6 +83,7 @@ def finish(figure: Figure, title: list[str]) -> Figure:
     figure.suptitle(
         "\n".join(wrapped(line, width, TITLE_SIZE + 1) for line in title if line),
         fontsize=TITLE_SIZE + 1,
+        parse_math=False,
     )
     figure.draw_without_rendering()
     # The engine starts from where it ended before: left in place, it would move the panels a
@@ -102,4 +104,5 @@ def write_text(axes: Axes, text: str) -> None:
         fontsize=FONT_SIZE - 1,
         verticalalignment="top",
         linespacing=1.4,
+        parse_math=False,
     )

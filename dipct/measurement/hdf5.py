@@ -179,5 +179,15 @@ def get_attribute(group: h5py.Group | h5py.Dataset, name: str) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def link_name(name: str) -> str:
+    """The name of a dataset for a name that may hold a slash, which in HDF5 divides groups."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def name_of_link(link: str) -> str:
+    """The name that :func:`link_name` was given."""
+    return link.replace("%2F", "/").replace("%25", "%")
+
+
 def _full(group: h5py.Group, name: str) -> str:
     return f"{(group.name or '').rstrip('/')}/{name}"
