@@ -11,10 +11,9 @@ from dipct.settings import CheckedSettings
 GeneratorName = Literal["pixels", "unet", "inr", "deep-decoder"]
 Manifold = Literal["none", "loss-estimator", "centroids", "batch-statistics"]
 
-# Rates of logits of pixels, and of networks.
-_PIXELS: dict[str, Any] = {"generator": "pixels", "learning_rate": 5e-2}
-# Of networks that show the query already.
-_FITTED = {"learning_rate": 3e-4}
+# Of logits of pixels, of networks that show the query already, and of random ones.
+_LEARNING_RATES = {"pixels": 5e-2, "fit": 3e-4, "random": 1e-3}
+_PIXELS: dict[str, Any] = {"generator": "pixels"}
 # The middle of what benchmarks/counterfactuals.py tries on drawn faces, which most arms choose.
 _OF_FEATURES = {"class_weight": 0.3}
 _GENERATORS: dict[str, dict[str, Any]] = {
@@ -77,7 +76,6 @@ COUNTERFACTUAL_METHODS: dict[str, dict[str, Any]] = {
         "manifold": "loss-estimator",
         "progressive": True,
         "steps": 1500,
-        **_FITTED,
         **_OF_FEATURES,
     },
     **{
@@ -88,7 +86,7 @@ COUNTERFACTUAL_METHODS: dict[str, dict[str, Any]] = {
         )
         for name, prior in {
             "tv": _PIXELS | {"tv_weight": 1e-2, "norm_weight": 1e-3},
-            **{name: generator | _FITTED for name, generator in _GENERATORS.items()},
+            **_GENERATORS,
         }.items()
         for ending, manifold in _MANIFOLDS.items()
     },
@@ -187,8 +185,9 @@ class InversionSettings(CheckedSettings):
     """That power."""
     steps: int = Field(300, ge=1)
     """Of the fit."""
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    """Of the optimiser."""
+    learning_rate: float = Field(_LEARNING_RATES["random"], gt=0, allow_inf_nan=False)
+    """Of the optimiser; of methods by default 0.05 for pixels, 0.0003 for networks that show the
+    query already and 0.001 for random ones."""
     decay: bool = False
     """Whether the rate of Adam rises over the first tenth of the steps and falls by a cosine to
     zero; of a progressive fit in every stage. The first steps of Adam are of full size in every
@@ -225,6 +224,8 @@ class InversionSettings(CheckedSettings):
     def of_method(cls, method: str, values: Mapping[str, Any] | None = None) -> Self:
         """Settings of a method, with others in the place of some.
 
+        The learning rate is that of the generator, unless the method or the values have one.
+
         Args:
             method: its name.
             values: of fields, by name.
@@ -236,7 +237,12 @@ class InversionSettings(CheckedSettings):
             raise ConfigurationError(
                 f"There is no method {method!r}; there are {', '.join(cls.methods)}."
             )
-        return cls.from_values({**cls.methods[method], "method": method, **dict(values or {})})
+        given = {**cls.methods[method], "method": method, **dict(values or {})}
+        default = {name: field.default for name, field in cls.model_fields.items()} | given
+        # All pre-images begin at random networks.
+        kind = "pixels" if default["generator"] == "pixels" else default.get("start", "random")
+        rate = _LEARNING_RATES.get(str(kind), default["learning_rate"])
+        return cls.from_values({"learning_rate": rate, **given})
 
 
 class PreImageSettings(InversionSettings):

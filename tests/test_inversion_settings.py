@@ -57,6 +57,30 @@ def test_given_values_take_the_place_of_the_methods():
 
 
 @pytest.mark.parametrize(
+    ("kind", "method", "values", "rate"),
+    [
+        (CounterfactualSettings, "lso-tv", {}, 5e-2),
+        (CounterfactualSettings, "lso-tv", {"generator": "inr"}, 3e-4),
+        (CounterfactualSettings, "lso-inr", {}, 3e-4),
+        (CounterfactualSettings, "lso-inr", {"generator": "pixels"}, 5e-2),
+        (CounterfactualSettings, "lso-inr", {"start": "random"}, 1e-3),
+        (CounterfactualSettings, "lso-inr", {"generator": "pixels", "learning_rate": 0.2}, 0.2),
+        (CounterfactualSettings, "disc", {}, 3e-4),
+        (CounterfactualSettings, "s1", {}, 1e-3),
+        (CounterfactualSettings, "s1", {"start": "fit"}, 3e-4),
+        (CounterfactualSettings, "wachter", {}, 5e-2),
+        (CounterfactualSettings, "pgd", {}, 2 / 255),
+        (PreImageSettings, "dip", {}, 1e-3),
+        (PreImageSettings, "dip", {"generator": "pixels"}, 5e-2),
+        (PreImageSettings, "pixel-tv", {}, 5e-2),
+        (PreImageSettings, "pixel-tv", {"generator": "inr"}, 1e-3),
+    ],
+)
+def test_the_learning_rate_is_that_of_the_generator(kind, method, values, rate):
+    assert kind.of_method(method, values).learning_rate == rate
+
+
+@pytest.mark.parametrize(
     ("method", "values", "message"),
     [
         ("lso", {}, "There is no method 'lso'"),
