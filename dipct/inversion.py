@@ -70,7 +70,8 @@ class Inversion:
         chosen_step: step whose image this is.
         history: every term and figure on the way, by name, with ``iteration``.
         settings: of :class:`dipct.inversion_settings.InversionSettings`, resolved.
-        weights: of the terms in the history, by name.
+        weights: of the terms in the history, by name; those that a progressive fit relaxes begin
+            with them, and the history holds how they went on, as ``weight of <name>``.
         classifier: what was inverted: architecture, classes and task.
         generator: ``theta`` and, for a network, its ``input``.
         source: what was read.
@@ -117,6 +118,15 @@ class Inversion:
     def difference(self) -> np.ndarray:
         """Image minus query, [C H W]."""
         return self.image - self.query
+
+    @property
+    def weighted_terms(self) -> dict[str, np.ndarray]:
+        """Terms of the objective as recorded, by name, times the weights that they then had."""
+        return {
+            name: self.history.get(f"weight of {name}", self.weights[name]) * values
+            for name, values in self.history.items()
+            if name in self.weights
+        }
 
     def class_name(self, number: int) -> str:
         """Name of a class of the classifier."""

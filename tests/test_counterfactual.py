@@ -178,6 +178,20 @@ def test_a_batch_is_its_queries_one_by_one_to_the_last_digits(method):
         assert (together[i] - together[i - 1]).abs().max() > 1e-3
 
 
+def test_the_figure_of_a_progressive_fit_has_the_weights_of_its_stages():
+    (found,) = explain("disc", number=1, relaxation=0.5)
+    relaxed = 0.5 ** (found.history["stage"] - 1)
+    assert relaxed[0] == 1 and relaxed[-1] == 0.5**4
+    (axes,) = [
+        axes for axes in counterfactual_figure(found).axes if axes.get_ylabel() == "weighted terms"
+    ]
+    drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    wanted = relaxed * found.history["features"]
+    assert np.allclose(drawn["features"][wanted > 0], wanted[wanted > 0])
+    assert np.allclose(drawn["class"], found.weights["class"] * found.history["class"])
+    assert not any(name.startswith(("weight", "p target", "stage")) for name in drawn)
+
+
 def test_nothing_changes_outside_a_region():
     region = np.zeros((16, 16), dtype=bool)
     region[:8] = True

@@ -81,6 +81,26 @@ def test_the_weight_of_the_fidelity_falls(psi, generator, query):
     assert history["stage"][-1] == 3
     weights = (history["objective"] - 0.1 * history["class"]) / history["features"]
     assert weights[[0, 5, 10]].tolist() == pytest.approx([1.0, 0.5, 0.25])
+    assert torch.allclose(history["weight of features"], weights)
+    assert "weight of class" not in history
+
+
+def test_elements_of_a_batch_may_have_weights_of_their_own(psi, generator, query):
+    queries, weights = torch.stack([query, 1 - query]), torch.tensor([1.0, 0.25], dtype=F64)
+
+    def fit(of, weight):
+        first = start(generator).expand(*of.shape[:-3], -1).contiguous()
+        stages = stages_of(psi, generator, of, weight=weight, relaxation=0.5)
+        return iterate(
+            ProgressiveFit(generator, stages, first, LastIterate()), max_iterations=12, every=1
+        )
+
+    together = fit(queries, weights)
+    for i in range(2):
+        alone = fit(queries[i], float(weights[i]))
+        assert torch.allclose(together.value[i], alone.value, rtol=0, atol=1e-9)
+        for name in ("objective", "weight of features"):
+            assert torch.allclose(together.history[name][:, i], alone.history[name])
 
 
 def test_one_stage_of_all_blocks_is_a_plain_fit(psi, generator, query):
@@ -149,6 +169,8 @@ def test_wrong_settings_are_refused(psi, generator, query):
         progressive_stages(generator, make, weight=1.0, order=["layer_1"])
     with pytest.raises(ConfigurationError, match="relaxation"):
         progressive_stages(generator, make, weight=1.0, relaxation=1.5)
+    with pytest.raises(ConfigurationError, match="weight be zero or more"):
+        progressive_stages(generator, make, weight=torch.tensor([1.0, -1.0]))
     with pytest.raises(ConfigurationError, match="one step or more"):
         ProgressiveFit(generator, [], start(generator), LastIterate())
     stages = [

@@ -13,18 +13,6 @@ from dipct.figures.layout import FONT_SIZE, finish, new_figure, panel_figure, se
 from dipct.inversion import Counterfactual, Inversion, PreImage
 from dipct.inversion_settings import CounterfactualSettings
 
-# Of the history, what is no term of the objective.
-_NO_TERMS = (
-    "iteration",
-    "objective",
-    "discrepancy",
-    "chosen_step",
-    "standing",
-    "p_target",
-    "chosen_p_target",
-    "confident_in_a_row",
-    "stage",
-)
 _CELL = 1.05
 _SMALLEST_SHOWN = 1e-5
 
@@ -36,7 +24,6 @@ def counterfactual_figure(found: Counterfactual) -> Figure:
         found: the counterfactual.
     """
     has_truth = found.truth is not None
-    names = [name for name in found.history if name not in _NO_TERMS]
     figure, axes = panel_figure(6 if has_truth else 5, 3)
     target, seen = found.class_name(found.target), found.class_name(found.predicted)
     panels = iter(axes)
@@ -50,7 +37,7 @@ def counterfactual_figure(found: Counterfactual) -> Figure:
     draw_difference(next(panels), found.difference, found.region)
     if found.truth is not None:
         draw_picture(next(panels), found.truth, "nearest true counterfactual", found.region)
-    _draw_terms(next(panels), found, names)
+    _draw_terms(next(panels), found)
     _draw_probability(next(panels), found)
     return finish(figure, [f"{found.settings['method']}: {found.source}", found.reason])
 
@@ -61,7 +48,6 @@ def pre_image_figure(found: PreImage) -> Figure:
     Args:
         found: the pre-image.
     """
-    names = [name for name in found.history if name not in _NO_TERMS]
     figure, axes = panel_figure(4 if found.truth is None else 5, 3)
     panels = iter(axes)
     draw_picture(next(panels), found.query, "query")
@@ -69,7 +55,7 @@ def pre_image_figure(found: PreImage) -> Figure:
     if found.truth is not None:
         draw_picture(next(panels), found.truth, "the image that it should be")
     draw_difference(next(panels), found.difference)
-    _draw_terms(next(panels), found, names)
+    _draw_terms(next(panels), found)
     layers = found.settings.get("layers") or found.settings.get("maximise") or "default layers"
     shown = layers if isinstance(layers, str) else ", ".join(layers)
     what = "maximising" if "maximise" in found.settings else "of"
@@ -201,14 +187,13 @@ def draw_outline(axes: Axes, region: np.ndarray | None) -> None:
     axes.set_ylim(region.shape[0] - 0.5, -0.5)
 
 
-def _draw_terms(axes: Axes, found: Inversion, names: list[str]) -> None:
+def _draw_terms(axes: Axes, found: Inversion) -> None:
     """Terms times their weights: what the optimiser sees."""
-    steps = found.history["iteration"]
-    shown = {name: found.weights.get(name, 1.0) * found.history[name] for name in names}
+    steps, shown = found.history["iteration"], found.weighted_terms
     draw_history(
         axes,
         {**shown, "iteration": steps, "chosen_step": np.full(len(steps), found.chosen_step)},
-        names,
+        [*shown],
     )
     largest = max(float(np.max(values)) for values in shown.values())
     if axes.get_yscale() == "log" and largest > 0:

@@ -1,8 +1,8 @@
 """Progressive optimisation: more and more of a generator is fitted, ever more freely."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +89,7 @@ class ProgressiveFit(GeneratorFit):
                     "weight zero, or fit in two calls."
                 )
         self.stages = tuple(stages)
+        self._relaxed = _relaxed(self.stages)
         self._losses = [GeneratorLoss(generator, s.objective, loss_scale) for s in stages]
         ends = torch.tensor([stage.steps for stage in stages]).cumsum(0).tolist()
         self._starts = [0, *ends[:-1]]
@@ -98,9 +99,18 @@ class ProgressiveFit(GeneratorFit):
         return max(i for i, start in enumerate(self._starts) if start <= step)
 
     def figures(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See :meth:`Method.figures`; also ``stage``, counted from one."""
-        found, stage = super().figures(tensors), self.stage_at(int(tensors["step"])) + 1
-        return found | {"stage": torch.full_like(found["objective"], stage)}
+        """See :meth:`Method.figures`; also ``stage``, counted from one.
+
+        Of a term whose weight is not the same in all stages also ``weight of`` its name.
+        """
+        found, number = super().figures(tensors), self.stage_at(int(tensors["step"]))
+        like = found["objective"]
+        weights = {
+            f"weight of {term.name}": torch.as_tensor(weight).to(like).expand_as(like)
+            for weight, term in self.stages[number].objective.terms
+            if term.name in self._relaxed
+        }
+        return found | {"stage": torch.full_like(like, number + 1), **weights}
 
     def _part(self, step: int) -> Part:
         number = self.stage_at(step)
@@ -108,11 +118,22 @@ class ProgressiveFit(GeneratorFit):
         return Part(self._losses[number], optimiser, step - self._starts[number])
 
 
+def _relaxed(stages: Sequence[FitStage]) -> set[str]:
+    """Names of the terms whose weight is not the same in all stages."""
+    first = {term.name: torch.as_tensor(weight) for weight, term in stages[0].objective.terms}
+    return {
+        term.name
+        for stage in stages[1:]
+        for weight, term in stage.objective.terms
+        if not torch.equal(torch.as_tensor(weight), first[term.name])
+    }
+
+
 def progressive_stages(
     generator: Generator,
-    objective_of: Callable[[float], Objective],
+    objective_of: Callable[[Any], Objective],
     *,
-    weight: float,
+    weight: float | Tensor,
     relaxation: float = 0.7,
     steps: int = 300,
     learning_rate: float = 1e-3,
@@ -129,7 +150,7 @@ def progressive_stages(
     Args:
         generator: its blocks, in the order in which they are applied, are the groups.
         objective_of: makes the objective from the weight of the fidelity.
-        weight: in the first stage.
+        weight: in the first stage, one number or one for each element of a batch.
         relaxation: its factor from stage to stage.
         steps: of each stage.
         learning_rate: of Adam.
@@ -145,7 +166,9 @@ def progressive_stages(
         raise ConfigurationError(
             f"order must name each of the blocks {', '.join(blocks)} once; got {', '.join(order)}."
         )
-    if not 0 < relaxation <= 1 or not 0 <= weight < math.inf:
+    weights = torch.as_tensor(weight)
+    is_possible = bool(((weights >= 0) & torch.isfinite(weights)).all())
+    if not 0 < relaxation <= 1 or not is_possible:
         raise ConfigurationError(
             "relaxation must lie in (0, 1] and weight be zero or more; got "
             f"{relaxation} and {weight}."
