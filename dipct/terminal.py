@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def check_output(path: Path, suffix: str, *inputs: str | Path | None) -> None:
     if not path.parent.is_dir():
         raise ConfigurationError(
             f"{path}: the folder {path.parent} does not exist; create it first."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(
+            f"{path}: the folder {path.parent} cannot be written to; choose another one with --out."
         )
     if path.is_dir():
         raise ConfigurationError(f"{path} is a folder; name a file to write.")

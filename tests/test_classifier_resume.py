@@ -127,3 +127,5 @@ def test_what_cannot_be_is_refused_before_the_training(images, stop):
         train_classifier(*images, **SETTINGS, centroid_steps=299)
     with pytest.raises(ConfigurationError, match="needs the name of the checkpoint"):
         train_classifier(*images, **SETTINGS, resume=True)
+    with pytest.raises(ConfigurationError, match="two held-out images or more"):
+        train_classifier(images[0], images[1].subset(np.arange(1)), **PLAIN)

@@ -145,6 +145,9 @@ def explain_query(
     if query.task.label(query.scene.causes) != found.predicted:
         # Where the classifier is wrong, its mistake would be scored and not the explanation.
         return found
+    if found.target == found.predicted:
+        # Between two classes, away from its own: no picture of another class is the answer.
+        return found
     right = query.task.true_counterfactuals(query.scene, found.target, draws=_DRAWS)
     scores, nearest = known_scores(query.image, found.image, right)
     return replace(found, scores={**found.scores, **scores}, truth=nearest, region=right.may)

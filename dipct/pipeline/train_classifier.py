@@ -76,6 +76,9 @@ def train_classifier(
             f"{training.classes} of {training.image_shape} and {held_out.classes} of "
             f"{held_out.image_shape}."
         )
+    if len(held_out) < 2:
+        # What the report would say after the training.
+        raise ConfigurationError("The report takes two held-out images or more; got one.")
     kept_in = TrainingCheckpoint(None if checkpoint is None else Path(checkpoint), resume)
     elapsed = kept_in.elapsed
     began, device = time.perf_counter() - elapsed, find_device(settings.device)
