@@ -1,7 +1,10 @@
 """The classifier to be explained: one that was trained here, or a user's own."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from dipct.classifier import load_model
 from dipct.errors import ConfigurationError
@@ -9,6 +12,7 @@ from dipct.operator import LOGITS, FeatureOperator, with_normalisation
 from dipct.pretrain import TrainedClassifier, read_trained_classifier
 from dipct.run import installed_versions
 
+_LOG = logging.getLogger(__name__)
 _FILES = (".h5", ".hdf5")
 
 
@@ -55,11 +59,12 @@ def open_classifier(
         )
     number = FeatureOperator(model, [LOGITS], image_shape).shapes[LOGITS][0]
     names = tuple(map(str, range(number))) if classes is None else tuple(classes)
-    if len(names) != number:
+    if len(names) != number or len(set(names)) != number:
         raise ConfigurationError(
-            f"The model has {number} classes; got the names {', '.join(names)}."
+            f"The model has {number} classes, which need as many different names; got "
+            f"{', '.join(names)}."
         )
-    return TrainedClassifier(
+    opened = TrainedClassifier(
         model=model,
         architecture={"name": reference, "normalisation": normalisation},
         image_shape=image_shape,
@@ -72,4 +77,34 @@ def open_classifier(
         duration_s=0.0,
         created="",
         versions=installed_versions(),
+    )
+    _note_precision(opened, reference)
+    return opened
+
+
+def _note_precision(classifier: TrainedClassifier, reference: str) -> None:
+    """Say that another precision is left, or that it cannot be.
+
+    Raises:
+        ConfigurationError: a program that computes in another precision whatever it is given.
+    """
+    tensors = (*classifier.model.parameters(), *classifier.model.buffers())
+    kinds = {each.dtype for each in tensors if each.is_floating_point()}
+    if kinds <= {torch.float32}:
+        return
+    named = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    operator = classifier.features([LOGITS])
+    try:
+        with torch.no_grad():
+            operator(torch.zeros(1, *classifier.image_shape))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"{reference} computes in {named}, and images are float32: {error}. Convert the model "
+            "with model.float(), and export or save it again."
+        ) from error
+    _LOG.warning(
+        "%s has parameters in %s; what is explained is a copy in float32, whose logits may differ "
+        "in their last digits.",
+        reference,
+        named,
     )

@@ -103,12 +103,14 @@ class TrainedClassifier:
     gate: SceneGate | None = None
 
     def features(self, layers: Sequence[str]) -> FeatureOperator:
-        """Features of images as an operator.
+        """Features of images as an operator of float32, whatever the model computes in.
 
         Args:
             layers: see :class:`dipct.operator.FeatureOperator`.
         """
-        return FeatureOperator(self.model, layers, self.image_shape)
+        operator = FeatureOperator(self.model, layers, self.image_shape)
+        is_single = operator.dtype == torch.float32
+        return operator if is_single else operator.to(dtype=torch.float32)
 
     def class_number(self, name: str) -> int:
         """Number of a class from its name, or from itself in digits.
