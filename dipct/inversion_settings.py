@@ -96,7 +96,6 @@ COUNTERFACTUAL_METHODS: dict[str, dict[str, Any]] = {
             "space": "image",
             "distance": "l1",
             **generator,
-            **_FITTED,
             **_OF_FEATURES,
             **manifold,
         }
