@@ -7,7 +7,7 @@ import typer
 
 from dipct.cli_options import Resume
 from dipct.errors import ConfigurationError
-from dipct.terminal import check_output, print_rows, say
+from dipct.terminal import check_output, key_values, print_rows, say
 
 if TYPE_CHECKING:
     from dipct.pretrain import TrainedClassifier
@@ -21,6 +21,10 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(help="A drawn task: faces, faces:glasses, lesions, lesions:4, walnuts ..."),
+    ] = None,
+    task_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the task, as difficulty=3 or shortcut=0.95; repeat for more."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Or a folder of labelled images.")] = None,
     layout: Annotated[
@@ -64,11 +68,15 @@ def train(
     """Train a classifier and its loss estimator; reports what both are worth."""
     from dipct.classifier_settings import ClassifierSettings
     from dipct.figures import classifier_figure, save_figure
+    from dipct.phantom import make_task
     from dipct.pipeline import open_labelled, remove_checkpoint, train_classifier
     from dipct.pretrain import write_trained_classifier
 
     if (task is None) == (images is None):
         raise ConfigurationError("Give --task or --images, one of the two.")
+    options = key_values(task_option, "--task-option", "difficulty=3")
+    if options and task is None:
+        raise ConfigurationError("--task-option is for a drawn task; give --task, or leave it out.")
     figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
     for path, suffix in ((out, ".h5"), (figure, ".png")):
         check_output(path, suffix)
@@ -97,7 +105,7 @@ def train(
     )
     training, held_out = open_labelled(
         settings,
-        task=task,
+        task=None if task is None else make_task(task, settings.side, **options),
         folder=images,
         layout=layout,
         attribute=attribute,

@@ -80,21 +80,31 @@ def number_or_word(text: str | None) -> float | str | None:
 
 
 def reader_options(pairs: list[str] | None) -> dict[str, Any]:
-    """Options of a reader from ``KEY=VALUE``; values are Python literals or words.
+    """Options of a reader, see :func:`key_values`."""
+    return key_values(pairs, "--reader", "axis_column=296")
+
+
+def key_values(pairs: list[str] | None, option: str, example: str) -> dict[str, Any]:
+    """Arguments from ``KEY=VALUE``; values are Python literals or words.
+
+    Args:
+        pairs: as given.
+        option: that they were given with.
+        example: of one.
 
     Raises:
         ConfigurationError: something without an equals sign.
     """
-    options: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, text = pair.partition("=")
         if not (name and equals and text):
-            raise ConfigurationError(f"--reader takes KEY=VALUE, as axis_column=296; got {pair!r}.")
+            raise ConfigurationError(f"{option} takes KEY=VALUE, as {example}; got {pair!r}.")
         try:
-            options[name.strip()] = ast.literal_eval(text)
+            found[name.strip()] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            options[name.strip()] = text
-    return options
+            found[name.strip()] = text
+    return found
 
 
 def say(text: str) -> None:

@@ -71,6 +71,22 @@ def test_a_classifier_of_drawn_pictures(work):
     assert f"{found.accuracy:.4f}" in again.out
 
 
+def test_the_task_of_a_classifier_has_options(work):
+    options = ("--task-option", "difficulty=3", "--task-option", "shortcut=0.9")
+    work(*TRAIN, "--task", "lesions", *options)
+    described = read_trained_classifier("clf.h5").task["task"]
+    assert (described["difficulty"], described["shortcut"]) == (3, 0.9)
+    for pair, message in (
+        ("difficulty", "KEY=VALUE"),
+        ("colour=1", "no option of lesions 'colour'"),
+        ("shortcut=much", "must be a number"),
+    ):
+        refused = work(*TRAIN, "--task", "lesions", "--task-option", pair, code=1)
+        assert message in refused.err
+    refused = work(*TRAIN, "--images", ".", "--task-option", "difficulty=3", code=1)
+    assert "for a drawn task" in refused.err
+
+
 def test_a_classifier_of_a_folder(work):
     random = np.random.default_rng(0)
     for name, level in (("dark", 0.2), ("light", 0.8)):

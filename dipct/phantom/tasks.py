@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 from dipct.errors import ConfigurationError
@@ -66,6 +67,11 @@ def make_task(name: str, side: int | None = None, **options: Any) -> SceneTask:
             )
         if option not in known:
             raise ConfigurationError(unknown_name(f"option of {kind_name}", option, known))
+        value = options[option]
+        if not isinstance(value, (int, float, NoneType)) or isinstance(value, bool):
+            raise ConfigurationError(
+                f"{option} of the task {kind_name} must be a number; got {value!r}."
+            )
     if side is not None:
         options["side"] = side
     if wanted:
