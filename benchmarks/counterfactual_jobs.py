@@ -87,15 +87,17 @@ def jobs(plan: Plan, case: str) -> list[Job]:
         found.append(Job(f"run-{case}-{seed}-controls", needs, run_controls, (case, seed)))
     if plan.cases[case].queries * len(plan.seeds) >= LEAST_COUNTERFACTUALS:
         compared = [name for name in DISCREPANCY_ARMS if name in plan.arms]
-        for name in (*compared, _TRUE):
+        for name in (_TRUE, *compared):
             stems = [f"run-{case}-{s}-{_source(name)}" for s in plan.seeds]
             # Without the images, which are not kept with the results, there is nothing to train on.
             needs = (*networks, *stems, *(f"images-{stem}" for stem in stems))
             if name != _TRUE:
-                # Networks begin as reconstructions, of which classifiers are trained as well.
+                # Networks begin as reconstructions, of which classifiers are trained as well; those
+                # trained on as many real images are the same for all arms.
                 needs += tuple(
                     each for s in plan.seeds for each in _starts(plan, case, str(s), name)[1:]
                 )
+                needs += (f"discrepancy-{case}-{slug(_TRUE)}",)
             found.append(Job(f"discrepancy-{case}-{slug(name)}", needs, discrepancy, (case, name)))
     return found
 
@@ -252,9 +254,17 @@ def discrepancy(plan: Plan, name: str, case: str, arm_name: str) -> Mapping[str,
         settings=training,
         pair=(found.source, target),
         reconstructions=None if shown is None else moved(shown),
+        architecture=found.training.get("architecture", "small"),
+        control=None if arm_name == _TRUE else _control(plan, case),
     )
     trained.model.cpu()
     return {"arm": arm_name, "case": case, **asdict(measured)}
+
+
+def _control(plan: Plan, case: str) -> list[float]:
+    """Accuracies that are the same for all arms, from the one that is measured first."""
+    measured = cases.read(path_of(plan, f"discrepancy-{case}-{slug(_TRUE)}"))
+    return measured["accuracy_control"]["values"]
 
 
 def _sets(plan: Plan) -> list[tuple[int, str]]:

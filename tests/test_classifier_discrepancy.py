@@ -108,6 +108,15 @@ def test_only_the_logits_of_the_pair_count(faces):
     assert other.accuracy == pytest.approx(1 - found.accuracy)
 
 
+def test_the_control_of_an_earlier_call_stands_for_its_training(faces):
+    values = {"counterfactuals": faces["targets"], "settings": replace(SETTINGS, steps=3)}
+    found = measured(faces, **values)
+    control = found.accuracy_control.values
+    assert measured(faces, **values, control=control) == found
+    wrong = measured(faces, **values, control=[each + 0.1 for each in control])
+    assert wrong.matched.mean == pytest.approx(found.matched.mean + 0.1)
+
+
 def test_seeds_give_mean_and_standard_deviation():
     found = OverSeeds.of([0.25, 0.5, 0.75])
     assert (found.mean, found.std) == (0.5, 0.25)
@@ -138,7 +147,8 @@ def test_the_classifier_explained_stays_as_it_is(faces):
         ({"pair": (1, 1)}, ConfigurationError, "two classes"),
         ({"seeds": ()}, ConfigurationError, "each once"),
         ({"seeds": (1, 1)}, ConfigurationError, "each once"),
-        ({"architecture": "large"}, ConfigurationError, "resnet18 or small"),
+        ({"control": (0.5,)}, ConfigurationError, "each of 2 seeds; got 1"),
+        ({"architecture": "large"}, ConfigurationError, "one of resnet18, small"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(faces, changes, error, message):

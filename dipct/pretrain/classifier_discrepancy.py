@@ -88,6 +88,7 @@ def classifier_discrepancy(
     reconstructions: Tensor | None = None,
     architecture: str = "small",
     seeds: Sequence[int] = (0, 1, 2),
+    control: Sequence[float] | None = None,
     least: int = LEAST_COUNTERFACTUALS,
 ) -> Discrepancy:
     """Measure how far counterfactuals can replace real images in training.
@@ -110,6 +111,8 @@ def classifier_discrepancy(
         reconstructions: the sources through the generator of the counterfactuals, in their order.
         architecture: of the classifiers trained, see :func:`dipct.pretrain.make_classifier`.
         seeds: of the trainings.
+        control: ``accuracy_control.values`` of an earlier call, in which all was the same but
+            counterfactuals and reconstructions; default: train the control too.
         least: fewest counterfactuals that this is computed for.
 
     Raises:
@@ -131,6 +134,10 @@ def classifier_discrepancy(
         given["reconstructions"] = reconstructions
     _check_images(given, number, least)
     _check_numbers(test_images, test_labels, pair, seeds)
+    if control is not None and len(control) != len(seeds):
+        raise ConfigurationError(
+            f"control must have one accuracy for each of {len(seeds)} seeds; got {len(control)}."
+        )
     labels = (test_labels == pair[1]).long()
     accuracy = _accuracy(classifier, test_images, labels, pair)
 
@@ -141,7 +148,8 @@ def classifier_discrepancy(
         )
         return [_accuracy(model, test_images, labels, (0, 1)) for model in models]
 
-    control, other = accuracies(sources, targets), accuracies(sources, counterfactuals)
+    control = accuracies(sources, targets) if control is None else control
+    other = accuracies(sources, counterfactuals)
     artefact = None if reconstructions is None else accuracies(reconstructions, counterfactuals)
     return Discrepancy(
         full=OverSeeds.of([accuracy - each for each in other]),
