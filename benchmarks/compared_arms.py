@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from counterfactual_cases import ARMS, DEFAULT, Arm, Plan, Queries, slug
+from counterfactual_cases import Queries, slug
+from counterfactual_plans import ARMS, DEFAULT, Arm, Plan
 from job_queue import path_of
 
 from dipct.operator import LOGITS

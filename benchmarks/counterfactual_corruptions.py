@@ -19,9 +19,10 @@ import counterfactual_cases as cases
 import numpy as np
 import torch
 from compared_arms import say_untuned, still_right, tuned
-from counterfactual_cases import DEFAULT, ORACLE, Plan, read, slug
+from counterfactual_cases import read, slug
 from counterfactual_jobs import standings_of, weights
 from counterfactual_pictures import PICTURES, save_titled
+from counterfactual_plans import DEFAULT, ORACLE, Plan
 from image_corruptions import CORRUPTIONS, corrupted
 from job_options import on_device, options_parser, publish, run_jobs
 from job_queue import Job, load, path_of, save

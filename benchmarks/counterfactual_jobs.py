@@ -11,18 +11,8 @@ from typing import Any
 import counterfactual_cases as cases
 import numpy as np
 import torch
-from counterfactual_cases import (
-    DEFAULT,
-    FIRST_TUNING,
-    FULL,
-    ORACLE,
-    QUICK,
-    TUNING_QUERIES,
-    Plan,
-    Queries,
-    read,
-    slug,
-)
+from counterfactual_cases import Queries, read, slug
+from counterfactual_plans import DEFAULT, FIRST_TUNING, FULL, ORACLE, QUICK, TUNING_QUERIES, Plan
 from job_queue import Job, load, path_of, save
 
 from dipct.inversion import Counterfactual

@@ -16,8 +16,9 @@ from typing import Any
 import counterfactual_cases as cases
 import numpy as np
 from compared_arms import say_untuned, tuned
-from counterfactual_cases import DEFAULT, NOISE, ORACLE, Plan, read, slug
+from counterfactual_cases import read, slug
 from counterfactual_jobs import standings_of, weights
+from counterfactual_plans import DEFAULT, NOISE, ORACLE, Plan
 from counterfactual_tables import COLUMNS, cell
 from job_options import on_device, options_parser, publish, run_jobs
 from job_queue import Job, load, path_of, save

@@ -6,7 +6,8 @@ from typing import Any
 
 import counterfactual_cases as cases
 import numpy as np
-from counterfactual_cases import Plan, slug
+from counterfactual_cases import slug
+from counterfactual_plans import Plan
 from job_queue import load, path_of
 
 from dipct.figures import counterfactual_grid, save_figure

@@ -23,9 +23,10 @@ import counterfactual_cases as cases
 import numpy as np
 import torch
 from compared_arms import say_untuned, tuned
-from counterfactual_cases import DEFAULT, FIT_STEPS, Plan, read, slug
+from counterfactual_cases import read, slug
 from counterfactual_jobs import weights as weights_of
 from counterfactual_pictures import PICTURES, save_titled
+from counterfactual_plans import DEFAULT, FIT_STEPS, Plan
 from job_options import on_device, options_parser, publish, run_jobs
 from job_queue import Job, load, path_of, save
 from measuring import RESULTS, table

@@ -22,8 +22,9 @@ import counterfactual_cases as cases
 import numpy as np
 import torch
 from compared_arms import say_untuned, tuned
-from counterfactual_cases import FIT_STEPS, Plan, read, slug
+from counterfactual_cases import read, slug
 from counterfactual_pictures import PICTURES
+from counterfactual_plans import FIT_STEPS, Plan
 from counterfactual_real_data import CELL_FILE, DIGIT_FILES, Parts, cells, digits, refuse_missing
 from counterfactual_tables import cell
 from job_options import on_device, options_parser, publish, run_jobs

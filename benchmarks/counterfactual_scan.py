@@ -213,7 +213,7 @@ def run(plan: Plan, name: str, views: int, arm: str) -> Mapping[str, Any]:
     price = ARMS[arm]
     weight = {} if price is None else {"measurement_weight": 2 * price / plan.margin(misfit.size)}
     chosen = cases.chosen_of("faces", ARM) | SETTINGS | weight | {"steps": plan.fit_steps}
-    settings = cases.settings_of(cases.ARMS[ARM], chosen)
+    settings = cases.settings_of(tuned((ARM,))[ARM], chosen)
     found = counterfactual(
         classifier, images, targets, settings, measurement=None if price is None else misfit
     )

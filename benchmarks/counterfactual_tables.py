@@ -4,8 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from counterfactual_cases import ARMS, FULL, Plan, read, slug
+from counterfactual_cases import read, slug
 from counterfactual_jobs import DISCREPANCY_ARMS, jobs
+from counterfactual_plans import ARMS, FULL, Plan
 from job_options import publish
 
 from dipct.evaluation import bootstrap_interval

@@ -18,9 +18,10 @@ import counterfactual_cases as cases
 import numpy as np
 import torch
 from compared_arms import say_untuned, tuned
-from counterfactual_cases import DEFAULT, Plan, read, slug
+from counterfactual_cases import read, slug
 from counterfactual_jobs import weights
 from counterfactual_pictures import PICTURES
+from counterfactual_plans import DEFAULT, TRUE_ONES, Plan
 from job_options import on_device, options_parser, publish, run_jobs
 from job_queue import Job, path_of
 from measuring import RESULTS
@@ -84,7 +85,7 @@ def run(plan: Plan, name: str, arm: str, number: int) -> Mapping[str, Any]:
     scene, target = asked.scenes[number], asked.targets[number]
     settings = cases.settings_of(plan.arms[arm], cases.chosen_of("faces", arm), plan=plan)
     (found,) = counterfactual(trained, scene.image, target, settings, source=f"face {number}")
-    truth = asked.task.true_counterfactuals(scene, target, draws=cases.TRUE_ONES)
+    truth = asked.task.true_counterfactuals(scene, target, draws=TRUE_ONES)
     found = replace(found, region=truth.may)
     plan.runs.mkdir(parents=True, exist_ok=True)
     wanted = UncertaintySettings(samples=SAMPLES, draws=SAMPLES, device=plan.device)

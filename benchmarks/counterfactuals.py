@@ -12,9 +12,9 @@ does not rank, stops the benchmark. Stopped, it goes on with what is not done.
     python benchmarks/counterfactuals.py --table          # table only, of what there is
 """
 
-from counterfactual_cases import DEFAULT, FULL, QUICK
 from counterfactual_jobs import jobs
 from counterfactual_pictures import write_pictures
+from counterfactual_plans import DEFAULT, FULL, QUICK
 from counterfactual_tables import write_page
 from job_options import on_device, options_parser, run_jobs
 

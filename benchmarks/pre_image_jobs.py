@@ -8,8 +8,9 @@ from typing import Any
 import counterfactual_cases as cases
 import numpy as np
 from compared_arms import still_right, true_images, tuned
-from counterfactual_cases import DEFAULT, FIRST_TUNING, Plan, Queries, read
+from counterfactual_cases import Queries, read
 from counterfactual_jobs import weights
+from counterfactual_plans import DEFAULT, FIRST_TUNING, FIT_STEPS, STEPS, Plan
 from job_queue import Job, path_of
 from measuring import RESULTS
 from scipy.ndimage import gaussian_filter
@@ -45,8 +46,8 @@ class PreImagePlan(Plan):
     scored: int = 8
     tried: int = 2
     steps: int = 300
-    edit_steps: int = cases.STEPS
-    fit_steps: int = cases.FIT_STEPS
+    edit_steps: int = STEPS
+    fit_steps: int = FIT_STEPS
 
 
 PLAN = PreImagePlan(RESULTS / "pre_images", {}, tuned(FILLING))

@@ -16,8 +16,9 @@ from pathlib import Path
 import counterfactual_cases as cases
 import numpy as np
 from compared_arms import say_untuned
-from counterfactual_cases import DEFAULT, read
+from counterfactual_cases import read
 from counterfactual_pictures import PICTURES, save_titled
+from counterfactual_plans import DEFAULT
 from job_options import on_device, options_parser, publish, run_jobs
 from job_queue import path_of
 from measuring import table
