@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipct.cli_options import Resume
+from dipct.cli_options import (
+    ClassNames,
+    ImageShape,
+    ModelOfFile,
+    Normalisation,
+    Resume,
+    Weights,
+)
 from dipct.errors import ConfigurationError
 from dipct.terminal import check_output, key_values, print_rows, say
 
 if TYPE_CHECKING:
     from dipct.pretrain import TrainedClassifier
 
+POST_HOC = "For a classifier that is there"
 classifier_app = typer.Typer(no_args_is_help=True, help="Train classifiers to be explained.")
 
 
@@ -63,13 +71,42 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of images, parameters and batches.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    post_hoc: Annotated[
+        bool,
+        typer.Option("--post-hoc", help="Train a loss estimator alone, for --classifier."),
+    ] = False,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --post-hoc: package.module:attribute, a program, .pt2, or a file.",
+            rich_help_panel=POST_HOC,
+        ),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whose features the estimator takes; repeat for more. layer1 to layer4.",
+            rich_help_panel=POST_HOC,
+        ),
+    ] = None,
+    weights: Weights = None,
+    normalisation: Normalisation = "none",
+    image_shape: ImageShape = None,
+    class_names: ClassNames = None,
     resume: Resume = False,
 ) -> None:
     """Train a classifier and its loss estimator; reports what both are worth."""
     from dipct.classifier_settings import ClassifierSettings
     from dipct.figures import classifier_figure, save_figure
     from dipct.phantom import make_task
-    from dipct.pipeline import open_labelled, remove_checkpoint, train_classifier
+    from dipct.pipeline import (
+        open_classifier,
+        open_labelled,
+        post_hoc_settings,
+        remove_checkpoint,
+        train_classifier,
+        train_loss_estimator,
+    )
     from dipct.pretrain import write_trained_classifier
 
     if (task is None) == (images is None):
@@ -77,9 +114,17 @@ def train(
     options = key_values(task_option, "--task-option", "difficulty=3")
     if options and task is None:
         raise ConfigurationError("--task-option is for a drawn task; give --task, or leave it out.")
+    if post_hoc != (classifier is not None):
+        raise ConfigurationError("Give --post-hoc and --classifier together, or neither.")
+    of_model = (layer, weights, image_shape, class_names, normalisation != "none")
+    if classifier is None and any(of_model):
+        raise ConfigurationError(
+            "layer, weights, normalisation, image-shape and class belong to a classifier that is "
+            "there: give --post-hoc and --classifier with them."
+        )
     figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
     for path, suffix in ((out, ".h5"), (figure, ".png")):
-        check_output(path, suffix)
+        check_output(path, suffix, classifier, weights)
     if resume and not checkpoint.exists():
         raise ConfigurationError(
             f"There is no checkpoint {checkpoint} to resume from; start without --resume."
@@ -103,6 +148,17 @@ def train(
     settings = ClassifierSettings.of_preset(
         preset, {name: value for name, value in given.items() if value is not None}
     )
+    explained = None
+    if classifier is not None:
+        explained = open_classifier(
+            classifier,
+            weights=weights,
+            normalisation=normalisation,
+            image_shape=image_shape,
+            classes=class_names,
+        )
+        # Refused before images are read.
+        settings = post_hoc_settings(explained, settings, layer or ())
     training, held_out = open_labelled(
         settings,
         task=None if task is None else make_task(task, settings.side, **options),
@@ -112,9 +168,13 @@ def train(
         most=most,
         progress=True,
     )
-    trained = train_classifier(
-        training, held_out, settings, checkpoint=checkpoint, resume=resume, progress=True
-    )
+    going_on = {"checkpoint": checkpoint, "resume": resume, "progress": True}
+    if explained is None:
+        trained = train_classifier(training, held_out, settings, **going_on)
+    else:
+        trained = train_loss_estimator(
+            explained, training, held_out, settings, layers=layer or (), **going_on
+        )
     write_trained_classifier(trained, out)
     remove_checkpoint(checkpoint)
     save_figure(classifier_figure(trained), figure)
@@ -125,11 +185,13 @@ def train(
 @classifier_app.command("info")
 def info(
     classifier: Annotated[Path, typer.Argument(help="File of a classifier.")],
+    model: ModelOfFile = None,
 ) -> None:
     """Print what a classifier is and what its heads are worth."""
+    from dipct.classifier import load_model
     from dipct.pretrain import read_trained_classifier
 
-    _print(read_trained_classifier(classifier))
+    _print(read_trained_classifier(classifier, None if model is None else load_model(model)))
 
 
 def _print(trained: "TrainedClassifier") -> None:

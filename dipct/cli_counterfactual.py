@@ -9,11 +9,13 @@ from dipct.cli_inversion import InversionFiles
 from dipct.cli_options import (
     ClassNames,
     ImageShape,
+    ModelOfFile,
     Normalisation,
     OwnClassifier,
     Resume,
     Weights,
 )
+from dipct.errors import ConfigurationError
 
 _METHODS = "s1, disc, l1-inr, lso-tv, lso-dip, lso-inr, lso-inr-dep, iso-dip, pgd ..."
 
@@ -82,6 +84,17 @@ def counterfactual(
         list[Path] | None,
         typer.Option(help="Another classifier, whose class shall stay; repeat for more."),
     ] = None,
+    attribute: Annotated[
+        str | None,
+        typer.Option(help="Of a model with a logit for each of several: the one to change."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help='Another that shall be there, or "not NAME"; repeat for more.'),
+    ] = None,
+    keep_attribute: Annotated[
+        list[str] | None, typer.Option(help="One whose probability shall stay; repeat for more.")
+    ] = None,
     scan: Annotated[
         str | None,
         typer.Option(help="Scan that the image was reconstructed from, to agree with."),
@@ -93,6 +106,7 @@ def counterfactual(
     normalisation: Normalisation = "none",
     image_shape: ImageShape = None,
     class_names: ClassNames = None,
+    model: ModelOfFile = None,
     seed: Annotated[int | None, typer.Option(help="Of networks and jitter.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     resume: Resume = False,
@@ -102,6 +116,7 @@ def counterfactual(
     from dipct.inversion_settings import CounterfactualSettings
     from dipct.pipeline import (
         OtherClassifier,
+        attribute_targets,
         explain_query,
         open_classifier,
         open_query,
@@ -109,6 +124,8 @@ def counterfactual(
     )
     from dipct.pretrain import read_trained_classifier
 
+    if attribute is None and (also or keep_attribute):
+        raise ConfigurationError("--also and --keep-attribute belong to --attribute; give it.")
     files = InversionFiles(out)
     files.check(classifier, image, region, weights, scan, *(keep or []))
     given = {
@@ -146,7 +163,14 @@ def counterfactual(
         normalisation=normalisation,
         image_shape=image_shape,
         classes=class_names,
+        model=model,
     )
+    others = [OtherClassifier(read_trained_classifier(path)) for path in keep or []]
+    if attribute is not None:
+        trained, of_model = attribute_targets(
+            trained, attribute, also=also or (), keep=keep_attribute or ()
+        )
+        others += of_model
     query = open_query(trained, image)
     found = explain_query(
         trained,
@@ -154,7 +178,7 @@ def counterfactual(
         None if target is None else trained.class_number(target),
         settings,
         region=region,
-        others=[OtherClassifier(read_trained_classifier(path)) for path in keep or []],
+        others=others,
         scan=None if scan is None else open_scan(scan),
         checkpoint=files.stages,
         resume=resume,

@@ -9,6 +9,7 @@ from dipct.cli_inversion import InversionFiles
 from dipct.cli_options import (
     ClassNames,
     ImageShape,
+    ModelOfFile,
     Normalisation,
     OwnClassifier,
     Resume,
@@ -41,6 +42,7 @@ def invert(
     normalisation: Normalisation = "none",
     image_shape: ImageShape = None,
     class_names: ClassNames = None,
+    model: ModelOfFile = None,
     width: Annotated[
         int | None, typer.Option(help="Channels of an implicit network or deep decoder.")
     ] = None,
@@ -80,6 +82,7 @@ def invert(
         normalisation=normalisation,
         image_shape=image_shape,
         classes=class_names,
+        model=model,
     )
     (found,) = pre_image(
         trained,

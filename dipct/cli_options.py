@@ -72,6 +72,12 @@ ImageShape = Annotated[
 ClassNames = Annotated[
     list[str] | None, typer.Option("--class", help="Name of a class of your own model, in order.")
 ]
+ModelOfFile = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Of a file with a loss estimator for your own model: what makes the model."
+    ),
+]
 Reader = Annotated[
     list[str] | None,
     typer.Option(help="KEY=VALUE for the scan's reader, e.g. axis_column=296; repeatable."),

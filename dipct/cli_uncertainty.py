@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dipct.cli_inversion import InversionFiles
-from dipct.cli_options import ClassNames, ImageShape, Normalisation, Resume, Weights
+from dipct.cli_options import ClassNames, ImageShape, ModelOfFile, Normalisation, Resume, Weights
 from dipct.errors import ConfigurationError
 from dipct.terminal import print_rows, say
 
@@ -85,6 +85,7 @@ def uncertainty(
     normalisation: Normalisation = "none",
     image_shape: ImageShape = None,
     class_names: ClassNames = None,
+    model: ModelOfFile = None,
     evidence: Annotated[
         EvidenceChoice, typer.Option(help="How hyper-parameters are tuned.")
     ] = EvidenceChoice.auto,
@@ -143,11 +144,14 @@ def uncertainty(
 
     files = InversionFiles(out)
     files.check(run, classifier, weights)
-    of_classifiers = (layer, weights, image_shape, class_names, normalisation != "none")
+    of_classifiers = (
+        *(layer, weights, image_shape, class_names, model),
+        normalisation != "none",
+    )
     if classifier is None and any(of_classifiers):
         raise ConfigurationError(
-            "layer, weights, normalisation, image-shape and class belong to counterfactuals and "
-            "pre-images: give --classifier with them."
+            "layer, weights, normalisation, image-shape, class and model belong to counterfactuals "
+            "and pre-images: give --classifier with them."
         )
     if classifier is None and is_inversion(run):
         raise ConfigurationError(
@@ -188,6 +192,7 @@ def uncertainty(
         normalisation=normalisation,
         image_shape=image_shape,
         classes=class_names,
+        model=model,
     )
     found = quantify_inversion(
         inverted,

@@ -191,6 +191,36 @@ def test_a_model_of_ones_own(work, monkeypatch):
     assert found.classifier["classes"] == ["hair", "none"]
 
 
+def test_a_loss_estimator_for_a_model_of_ones_own(work, monkeypatch):
+    torch.save(small_classifier().model.state_dict(), "weights.pt")
+    (work.folder / "theirs.py").write_text(
+        "from dipct.classifier import small_resnet\n\n\ndef model():\n    return small_resnet(2)\n"
+    )
+    monkeypatch.syspath_prepend(str(work.folder))
+    train = ("classifier", "train", "--task", "faces:bald", "--number", 40, "--batch", 8)
+    own = ("--classifier", "theirs:model", "--weights", "weights.pt", "--image-shape", 3, 16, 16)
+    result = work(*train, "--steps", 4, "--post-hoc", *own, "--out", "explained.h5")
+    assert "rank correlation" in result.out
+    assert {"explained.h5", "explained.png"} <= names(work.folder)
+    assert (
+        "rank correlation"
+        in work("classifier", "info", "explained.h5", "--model", "theirs:model").out
+    )
+    explain = ("counterfactual", "--classifier", "explained.h5", "--out", "cf.h5", *FAST)
+    image = ("--image", f"faces:bald:{not_bald()}", "--method", "lso-tv-dep")
+    assert "with --model" in work(*explain, *image, code=1).err
+    work(*explain, *image, "--model", "theirs:model")
+    found = read_counterfactual("cf.h5")
+    assert "loss estimate" in found.history and found.truth is not None
+    for wrong, message in (
+        (("--post-hoc",), "--post-hoc and --classifier together"),
+        (("--weights", "weights.pt"), "belong to a classifier that is there"),
+        (("--post-hoc", *own, "--centroids"), "centroids belong to the training"),
+    ):
+        result = work(*train, *wrong, "--out", "no.h5", code=1)
+        assert message in " ".join(result.err.split())
+
+
 def test_inputs_are_never_replaced(work):
     image = queries()[1][0]
     save_picture("query.png", image)
@@ -223,6 +253,9 @@ def test_inputs_are_never_replaced(work):
         (("--target", "bald", "--out", "cf.txt"), "must end in .h5"),
         (("--target", "bald", "--resume"), "nothing to resume from"),
         (("--target", "bald", "--weights", "w.pt"), "holds its own"),
+        (("--target", "bald", "--keep-attribute", "bald"), "belong to --attribute"),
+        (("--attribute", "bald", "--also", "not bald"), "to change or to stay, once"),
+        (("--target", "bald", "--model", "mine:model"), "there is no module mine"),
         (("--target", "bald", "--classifier", "scan.txt"), "package.module:attribute"),
     ],
 )

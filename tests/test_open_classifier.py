@@ -62,20 +62,21 @@ def test_a_model_in_double_precision_is_explained_in_single(package, caplog):
 
 
 def test_a_program_that_computes_in_double_precision_alone_says_what_to_do(package):
-    class Fixed(nn.Module):
+    double = open_classifier("their_precision:double", image_shape=SHAPE).model
+    (batch,) = torch.export.dims("batch")
+    example = (torch.zeros(2, *SHAPE, dtype=torch.float64),)
+
+    class Whole(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = nn.Parameter(torch.ones(12, 3, dtype=torch.float64))
+            self.inner = double
 
         def forward(self, x):
-            return x[:, :, :2, :2].to(torch.float64).flatten(1) @ self.weight
+            return self.inner(x) + torch.ones(3, dtype=torch.float64)
 
-    (batch,) = torch.export.dims("batch")
-    program = torch.export.export(
-        Fixed().eval(), (torch.zeros(2, *SHAPE),), dynamic_shapes=({0: batch},)
-    )
+    program = torch.export.export(Whole().eval(), example, dynamic_shapes=({0: batch},))
     torch.export.save(program, package / "fixed.pt2")
-    with pytest.raises(ConfigurationError, match=r"in float64, .* with model\.float\(\)"):
+    with pytest.raises(ConfigurationError, match=r"in float64, also .* with model\.float\(\)"):
         open_classifier(str(package / "fixed.pt2"), image_shape=SHAPE)
 
 

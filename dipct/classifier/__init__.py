@@ -1,5 +1,6 @@
 """Classifiers of images, and heads that tell how natural an image looks to them."""
 
+from dipct.classifier.attributes import AttributeLogits as AttributeLogits
 from dipct.classifier.centroids import CentroidHead as CentroidHead
 from dipct.classifier.centroids import CentroidLogits as CentroidLogits
 from dipct.classifier.centroids import averaged_features as averaged_features

@@ -1,5 +1,6 @@
 """The verbs: simulate, pretrain, choose, reconstruct, quantify, spectrum, counterfactual ..."""
 
+from dipct.pipeline.attributes import attribute_targets as attribute_targets
 from dipct.pipeline.choose_network import choose_network as choose_network
 from dipct.pipeline.counterfactual import counterfactual as counterfactual
 from dipct.pipeline.counterfactual_problem import OtherClassifier as OtherClassifier
@@ -9,6 +10,8 @@ from dipct.pipeline.inversion_uncertainty import quantify_inversion as quantify_
 from dipct.pipeline.labelled import open_labelled as open_labelled
 from dipct.pipeline.labelled import task_of as task_of
 from dipct.pipeline.open_classifier import open_classifier as open_classifier
+from dipct.pipeline.post_hoc import post_hoc_settings as post_hoc_settings
+from dipct.pipeline.post_hoc import train_loss_estimator as train_loss_estimator
 from dipct.pipeline.pre_image import pre_image as pre_image
 from dipct.pipeline.prepare import open_scan as open_scan
 from dipct.pipeline.pretrain import pretrain as pretrain

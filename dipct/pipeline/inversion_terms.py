@@ -71,7 +71,7 @@ def feature_operator(
                 "This classifier has no loss estimator. Train it with one (`dipct classifier "
                 "train`), or use manifold batch-statistics or none."
             )
-        needed += STAGES
+        needed += classifier.stages
     elif settings.manifold == "centroids":
         if classifier.centroids is None:
             raise ConfigurationError(
@@ -158,7 +158,7 @@ def manifold_terms(
     term: Term
     if settings.manifold == "loss-estimator":
         assert classifier.estimator is not None
-        term = LossEstimate(operator, classifier.estimator, STAGES)
+        term = LossEstimate(operator, classifier.estimator, classifier.stages)
     elif settings.manifold == "centroids":
         assert classifier.centroids is not None
         assert predicted is not None

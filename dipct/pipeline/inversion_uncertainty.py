@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dipct.classifier import AttributeLogits
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, Interrupted
 from dipct.generator import Generator, NetworkGenerator, RegionGenerator
@@ -91,6 +92,10 @@ def quantify_inversion(
             f"{found.classifier['created']}, with the classes "
             f"{', '.join(map(str, found.classifier['classes']))}."
         )
+    if (attribute := found.classifier["architecture"].get("attribute")) is not None and not (
+        isinstance(classifier.model, AttributeLogits)
+    ):
+        classifier = classifier.attribute(str(attribute))
     values = _settings_of(found)
     names = layers or _fitted_layers(classifier, values)
     operator = classifier.features(list(names)).to(device)

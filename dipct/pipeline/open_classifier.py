@@ -23,11 +23,12 @@ def open_classifier(
     normalisation: str = "none",
     image_shape: tuple[int, int, int] | None = None,
     classes: Sequence[str] | None = None,
+    model: str | None = None,
 ) -> TrainedClassifier:
     """A classifier by the name of its file, or a user's own model.
 
-    A model of one's own has no loss estimator and no centroids: manifold consistency is then by
-    batch statistics.
+    A model of one's own has no loss estimator, unless one was trained for it, and no centroids:
+    manifold consistency is then by batch statistics.
 
     Args:
         reference: a file of `dipct classifier train`; or ``package.module:attribute``, or an
@@ -37,6 +38,8 @@ def open_classifier(
             :func:`dipct.operator.with_normalisation`.
         image_shape: [C H W] of its images.
         classes: their names; default: their numbers.
+        model: where the file has the loss estimator of a model of one's own, the reference of that
+            model; its weights are in the file.
 
     Raises:
         FileFormatError: a file that is missing or holds something else.
@@ -51,13 +54,17 @@ def open_classifier(
                 "weights, normalisation, image_shape and classes are for models of your own; "
                 f"{reference} holds its own."
             )
-        return read_trained_classifier(reference)
-    model = with_normalisation(load_model(reference, weights), normalisation)
+        return read_trained_classifier(reference, None if model is None else load_model(model))
+    if model is not None:
+        raise ConfigurationError(
+            f"model belongs to the file of a classifier, and {reference} is a model; leave it out."
+        )
+    made = with_normalisation(load_model(reference, weights), normalisation)
     if image_shape is None:
         raise ConfigurationError(
             "Give the image_shape of your model's images: channels, rows and columns."
         )
-    number = FeatureOperator(model, [LOGITS], image_shape).shapes[LOGITS][0]
+    number = FeatureOperator(made, [LOGITS], image_shape).shapes[LOGITS][0]
     names = tuple(map(str, range(number))) if classes is None else tuple(classes)
     if len(names) != number or len(set(names)) != number:
         raise ConfigurationError(
@@ -65,7 +72,7 @@ def open_classifier(
             f"{', '.join(names)}."
         )
     opened = TrainedClassifier(
-        model=model,
+        model=made,
         architecture={"name": reference, "normalisation": normalisation},
         image_shape=image_shape,
         classes=names,
@@ -93,15 +100,19 @@ def _note_precision(classifier: TrainedClassifier, reference: str) -> None:
     if kinds <= {torch.float32}:
         return
     named = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    advice = "Convert the model with model.float(), and export or save it again."
     operator = classifier.features([LOGITS])
     try:
         with torch.no_grad():
-            operator(torch.zeros(1, *classifier.image_shape))
+            logits = operator(torch.zeros(1, *classifier.image_shape))
     except RuntimeError as error:
         raise ConfigurationError(
-            f"{reference} computes in {named}, and images are float32: {error}. Convert the model "
-            "with model.float(), and export or save it again."
+            f"{reference} computes in {named}, and images are float32: {error}. {advice}"
         ) from error
+    if logits.dtype != torch.float32:
+        raise ConfigurationError(
+            f"{reference} computes in {named}, also in a copy of float32. {advice}"
+        )
     _LOG.warning(
         "%s has parameters in %s; what is explained is a copy in float32, whose logits may differ "
         "in their last digits.",

@@ -91,7 +91,7 @@ def train_classifier(
         # Refused before the training, not after it.
         centroid_settings(settings)
     method = _method(training, settings, architecture, device)
-    problem = _digest(training, settings)
+    problem = digest_of_training(training, settings)
     state, writer = kept_in.state(problem, device), kept_in.writer(problem, elapsed)
     solution = fit(method, "training", settings.steps, state, writer, progress=progress)
     if writer is not None:
@@ -196,8 +196,13 @@ def _accuracy(trained: TrainedClassifier, images: LabelledImages) -> float:
     return float((seen == images.labels).mean())
 
 
-def _digest(training: LabelledImages, settings: ClassifierSettings) -> str:
-    """Of all that decides the course of the training."""
+def digest_of_training(training: LabelledImages, settings: ClassifierSettings) -> str:
+    """Digest of all that decides the course of a training.
+
+    Args:
+        training: images to train on.
+        settings: whole.
+    """
     values = settings.to_values() | {"classes": training.classes}
     values.pop("device")
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())

@@ -5,8 +5,8 @@ Layout (HDF5), version 1. Nothing in it is ever executed.
 ==================  ===============================================================================
 ``/`` attributes    ``format`` = "dipct-classifier", ``version``, ``duration_s``, ``created`` (ISO
                     8601, UTC); as JSON ``architecture`` (name and options), ``image_shape``,
-                    ``classes``, ``task``, ``settings``, ``report``, ``gate``, ``versions``;
-                    ``accuracy``
+                    ``classes``, ``task``, ``settings``, ``report``, ``gate``, ``versions``,
+                    ``stages`` (of the loss estimator); ``accuracy``
 ``model/*``         the state of the classifier by name, float32 (counters int64)
 ``estimator/*``     that of the loss estimator, where there is one
 ``centroids/*``     that of the centroids, where there are some; attributes ``length_scale``,
@@ -18,7 +18,7 @@ Layout (HDF5), version 1. Nothing in it is ever executed.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ import torch
 from torch import nn
 
 from dipct.classifier import (
+    STAGES,
     TRUNK,
+    AttributeLogits,
     CentroidHead,
     CentroidLogits,
     LossEstimator,
@@ -48,7 +50,7 @@ from dipct.measurement.hdf5 import (
     open_hdf5,
     write_whole,
 )
-from dipct.operator import FeatureOperator
+from dipct.operator import FeatureOperator, with_normalisation
 from dipct.pretrain.classifier_report import CentroidReport, HeadReport
 from dipct.pretrain.scene_gate import SceneGate
 
@@ -66,7 +68,8 @@ class TrainedClassifier:
 
     Attributes:
         model: maps images [N C H W] to logits, in evaluation mode.
-        architecture: arguments of :func:`make_classifier`.
+        architecture: arguments of :func:`make_classifier`; of a model of one's own the ``name`` of
+            what makes it and the ``normalisation`` that it expects.
         image_shape: [C H W] of the images that it was trained with.
         classes: their names.
         estimator: its loss estimator; None without one.
@@ -83,6 +86,7 @@ class TrainedClassifier:
         centroid_report: what the centroids are worth; None without.
         accuracy: on held-out images; NaN where there were none.
         gate: of a drawn task, what makes its predictions change; None for others.
+        stages: layers whose features the loss estimator takes.
     """
 
     model: nn.Module
@@ -101,6 +105,7 @@ class TrainedClassifier:
     centroid_report: CentroidReport | None = None
     accuracy: float = math.nan
     gate: SceneGate | None = None
+    stages: tuple[str, ...] = STAGES
 
     def features(self, layers: Sequence[str]) -> FeatureOperator:
         """Features of images as an operator of float32, whatever the model computes in.
@@ -111,6 +116,33 @@ class TrainedClassifier:
         operator = FeatureOperator(self.model, layers, self.image_shape)
         is_single = operator.dtype == torch.float32
         return operator if is_single else operator.to(dtype=torch.float32)
+
+    def attribute(self, name: str) -> "TrainedClassifier":
+        """The classifier of one attribute, of a model that has a logit for each of several.
+
+        Its classes are absence and presence; layers have ``model.`` before their names. Several
+        attributes are explained at once by that of one, and those of others as
+        :class:`dipct.pipeline.OtherClassifier`.
+
+        Args:
+            name: of the attribute among the classes, or its number.
+
+        Raises:
+            ConfigurationError: there is no such attribute.
+        """
+        number = self.class_number(name)
+        of = self.classes[number]
+        return replace(
+            self,
+            model=AttributeLogits(self.model, number).eval(),
+            architecture={**self.architecture, "attribute": number},
+            classes=(f"not {of}", of),
+            estimator=None,
+            report=None,
+            centroids=None,
+            centroid_report=None,
+            gate=None,
+        )
 
     def class_number(self, name: str) -> int:
         """Number of a class from its name, or from itself in digits.
@@ -167,6 +199,7 @@ def write_trained_classifier(trained: TrainedClassifier, path: str | Path) -> No
         file.attrs.update(format=FORMAT, version=VERSION)
         file.attrs.update(duration_s=trained.duration_s, created=trained.created)
         file.attrs["accuracy"] = trained.accuracy
+        file.attrs["stages"] = json.dumps(list(trained.stages))
         if trained.gate is not None:
             file.attrs["gate"] = json.dumps(asdict(trained.gate), sort_keys=True)
         for name in _JSON:
@@ -187,10 +220,16 @@ def write_trained_classifier(trained: TrainedClassifier, path: str | Path) -> No
     write_whole(path, fill)
 
 
-def read_trained_classifier(path: str | Path) -> TrainedClassifier:
+def read_trained_classifier(path: str | Path, model: nn.Module | None = None) -> TrainedClassifier:
     """Read a classifier.
 
+    Args:
+        path: the file.
+        model: of a file with a loss estimator for a model of one's own, that model, without the
+            normalisation; its parameters become those of the file.
+
     Raises:
+        ConfigurationError: no model of one's own where the file needs one, or one where not.
         FileFormatError: missing, truncated, foreign, of a newer version, or with parameters that
             do not belong to its architecture.
         DataError: parameters that are not finite.
@@ -198,15 +237,22 @@ def read_trained_classifier(path: str | Path) -> TrainedClassifier:
     with open_hdf5(path, _EXPECTED) as file:
         check_format(file, FORMAT, VERSION, _EXPECTED)
         values = {name: json.loads(get_attribute(file, name)) for name in _JSON}
-        model = make_classifier(**values["architecture"])
-        centroids, centroid_report = _read_centroids(file, model)
+        is_own = values["architecture"]["name"] not in ARCHITECTURES
+        _check_own(values["architecture"], is_own, model)
+        stages = tuple(json.loads(file.attrs.get("stages", json.dumps(STAGES))))
+        if is_own:
+            assert model is not None
+            model = with_normalisation(model, values["architecture"]["normalisation"])
+            centroids, centroid_report = None, None
+        else:
+            model = make_classifier(**values["architecture"])
+            centroids, centroid_report = _read_centroids(file, model)
         if centroids is not None and get_attribute(file["centroids"], "is_classifier"):
             model = with_centroids(model, centroids, TRUNK)
         _load(model, get_group(file, "model"))
         estimator, report = None, None
         if "estimator" in file:
-            estimator = make_loss_estimator(model)
-            _load(estimator, get_group(file, "estimator"))
+            estimator = _read_estimator(get_group(file, "estimator"), len(stages))
             if "report" in file.attrs:
                 report = HeadReport(**json.loads(get_attribute(file, "report")))
         history = get_group(file, "history")
@@ -221,12 +267,34 @@ def read_trained_classifier(path: str | Path) -> TrainedClassifier:
             centroid_report=centroid_report,
             accuracy=float(file.attrs.get("accuracy", math.nan)),
             gate=_read_gate(file),
+            stages=stages,
             **values
             | {
                 "image_shape": tuple(values["image_shape"]),
                 "classes": tuple(values["classes"]),
             },
         )
+
+
+def _check_own(architecture: Mapping[str, Any], is_own: bool, model: nn.Module | None) -> None:
+    """Nothing that a file names is executed: the code of a model is named by the user."""
+    if is_own and model is None:
+        raise ConfigurationError(
+            f"it holds the loss estimator of a model of your own, {architecture['name']}: give "
+            "that with --model (in Python: model) too."
+        )
+    if not is_own and model is not None:
+        raise ConfigurationError("it holds a classifier of dipct, whole; name no model with it.")
+
+
+def _read_estimator(group: h5py.Group, stages: int) -> LossEstimator:
+    # Torch initialises modules from its global stream.
+    with torch.random.fork_rng(devices=[]):
+        weights = [get_dataset(group, f"stages.{i}.weight") for i in range(stages)]
+        width, _ = weights[0].shape
+        estimator = LossEstimator([each.shape[1] for each in weights], width=width)
+    _load(estimator, group)
+    return estimator
 
 
 def _read_gate(file: h5py.File) -> SceneGate | None:
