@@ -166,6 +166,7 @@ def train(
         layout=layout,
         attribute=attribute,
         most=most,
+        image_shape=None if explained is None else explained.image_shape,
         progress=True,
     )
     going_on = {"checkpoint": checkpoint, "resume": resume, "progress": True}

@@ -143,6 +143,18 @@ def test_a_counterfactual_of_a_drawn_picture(work):
     assert (work.folder / "cf.png").read_bytes().startswith(PNG)
 
 
+def test_less_of_its_own_class_has_no_true_counterfactual(work):
+    result = work(
+        *("counterfactual", "--classifier", "faces.h5", "--image", f"faces:bald:{not_bald()}"),
+        *("--target", "not bald", "--class-loss", "probability", "--class-probability", 0.6),
+        *("--method", "lso-tv", "--out", "cf.h5", *FAST),
+    )
+    found = read_counterfactual("cf.h5")
+    assert found.target == found.predicted == 0
+    assert found.truth is None
+    assert "for the 0.6 that was asked for" in " ".join(result.out.split())
+
+
 def test_a_counterfactual_of_a_file_within_a_region(work):
     image = queries()[1][0]
     save_picture("query.png", image)

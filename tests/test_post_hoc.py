@@ -5,12 +5,19 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_classifier import TASK, queries, small_classifier
 
 from dipct.classifier import STAGES
+from dipct.classifier_settings import ClassifierSettings
 from dipct.errors import ConfigurationError, ShapeError
 from dipct.phantom import FaceTask
-from dipct.pipeline import counterfactual, open_classifier, train_loss_estimator
+from dipct.pipeline import (
+    counterfactual,
+    open_classifier,
+    open_labelled,
+    train_loss_estimator,
+)
 from dipct.pretrain import (
     read_trained_classifier,
     scene_images,
@@ -120,3 +127,21 @@ def test_other_images_are_refused(own, images, trained):
         train_loss_estimator(trained, smiling, smiling, **FAST)
     with pytest.raises(ConfigurationError, match="two or more"):
         train_loss_estimator(own, images[0], images[1].subset(np.arange(1)), **FAST)
+
+
+def test_images_of_a_folder_are_read_as_the_classifier_takes_them(tmp_path):
+    for name, level in (("dark", 50), ("light", 200)):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            pixels = np.full((20, 20, 3), level + i, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    settings = ClassifierSettings()
+    for channels in (1, 3):
+        shape = (channels, 16, 16)
+        for part in open_labelled(settings, folder=tmp_path, image_shape=shape):
+            assert part.image_shape == shape
+    for shape in ((1, 16, 20), (2, 16, 16)):
+        with pytest.raises(ShapeError, match="as squares, grey or in colours"):
+            open_labelled(settings, folder=tmp_path / "unread", image_shape=shape)
+    with pytest.raises(ShapeError, match=r"those of the task are \(3, 32, 32\)"):
+        open_labelled(settings, task="faces", image_shape=(1, 32, 32))

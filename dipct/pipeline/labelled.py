@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dipct.classifier_settings import ClassifierSettings
-from dipct.errors import ConfigurationError
+from dipct.errors import ConfigurationError, ShapeError
 from dipct.phantom import SceneTask, make_task, task_names
 from dipct.pretrain import LabelledImages, TrainedClassifier, read_labelled, scene_images
 from dipct.pretrain.labelled_folders import AUTO
@@ -24,6 +24,7 @@ def open_labelled(
     layout: str = AUTO,
     attribute: str | None = None,
     most: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
     progress: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Images to train on, and others that are held out.
@@ -35,11 +36,13 @@ def open_labelled(
         layout: of the folder, see :func:`dipct.pretrain.read_labelled`.
         attribute: that makes the class, of CelebA.
         most: images of the folder to use.
+        image_shape: [C H W] of a classifier that they are for, in place of colours of the side.
         progress: show a progress display.
 
     Raises:
         ConfigurationError: not one of task and folder, or what does not belong to it.
         FileFormatError: a folder that cannot be read.
+        ShapeError: a classifier of images that a folder or a task does not have.
     """
     if (task is None) == (folder is None):
         raise ConfigurationError("Give a task or a folder of images, one of the two.")
@@ -48,10 +51,17 @@ def open_labelled(
             raise ConfigurationError(
                 "number is of pictures to draw; for a folder give most, or leave it out."
             )
+        channels, side, width = image_shape or (3, settings.side or _SIDE, settings.side or _SIDE)
+        if channels not in (1, 3) or side != width:
+            raise ShapeError(
+                "Images of a folder are read as squares, grey or in colours; the classifier takes "
+                f"{image_shape}. Give the images to dipct.pipeline.train_loss_estimator as arrays."
+            )
         with WorkDisplay(progress) as display:
             found = read_labelled(
                 folder,
-                settings.side or _SIDE,
+                side,
+                colour=channels == 3,
                 layout=layout,
                 attribute=attribute,
                 most=most,
@@ -67,6 +77,11 @@ def open_labelled(
         raise ConfigurationError(
             f"The pictures of the task have {drawn.side} pixels along a side, the settings ask for "
             f"{settings.side}. Make the task with that side, or leave side out."
+        )
+    if image_shape is not None and tuple(image_shape) != drawn.image_shape:
+        raise ShapeError(
+            f"The classifier takes images {tuple(image_shape)}; those of the task are "
+            f"{drawn.image_shape}."
         )
     held_out = max(2, round(settings.held_out_share * settings.number))
     first, second = settings.seed, settings.seed + _HELD_OUT
