@@ -266,8 +266,8 @@ def test_inputs_are_never_replaced(work):
         (("--target", "bald", "--resume"), "nothing to resume from"),
         (("--target", "bald", "--weights", "w.pt"), "holds its own"),
         (("--target", "bald", "--keep-attribute", "bald"), "belong to --attribute"),
-        (("--attribute", "bald", "--also", "not bald"), "to change or to stay, once"),
-        (("--target", "bald", "--model", "mine:model"), "there is no module mine"),
+        (("--attribute", "bald", "--also", "bald"), "to change or to stay, once"),
+        (("--target", "bald", "--model", "no_such:model"), "there is no module no_such"),
         (("--target", "bald", "--classifier", "scan.txt"), "package.module:attribute"),
     ],
 )
