@@ -224,8 +224,9 @@ def table_of(plan: Plan) -> str:
 
 
 def _mean(rows: list[dict[str, float]], column: str, shape: str = "{:.2f}") -> str:
-    """Mean of a score; whether there is one depends on the image."""
-    values = [row[column] for row in rows if column in row]
+    """Mean of a score over valid counterfactuals, of validity over all, where there is one."""
+    of_all = column in ("valid", "oracle_valid") or column.startswith("query")
+    values = [row[column] for row in rows if column in row and (of_all or row["valid"])]
     return shape.format(np.mean(values)) if values else "-"
 
 

@@ -30,7 +30,6 @@ DISCREPANCY_ARMS = (
 )
 _TRUE = "true counterfactual"
 _TEST_IMAGES, _DISCREPANCY_STEPS, _GATE_SEED = 1000, 150, 12345
-_WORKING = 5.0
 
 
 def weights(case: str, seed: int, *, plan: Plan | None = None) -> Job:

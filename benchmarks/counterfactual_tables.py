@@ -1,7 +1,9 @@
 """Tables of the benchmark of counterfactuals, from the runs that there are."""
 
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from counterfactual_cases import read, slug
@@ -23,8 +25,10 @@ COLUMNS = {
 }
 TV, DISC, DUQ = "LSO + TV + l2", "LSO + INR + DEP", "LSO + INR + DUQ"
 MASS = "normalised_mass_accuracy"
-# Differences of fewer queries decide nothing.
-LEAST = 20
+# Differences of fewer queries, or of fewer classifiers, decide nothing.
+LEAST, LEAST_CLASSIFIERS = 20, 3
+# Of nMA and concentration: less is no difference.
+MARGIN = 0.05
 CONTROLS = ("true counterfactual", "identity", "random edit of the same size")
 
 
@@ -57,8 +61,7 @@ def cell(rows: list[dict[str, float]], seeds: list[int], column: str) -> str:
     if not kept:
         return "-"
     values, of_seed = (np.array(part) for part in zip(*kept, strict=True))
-    clusters = of_seed if len(set(of_seed)) > 1 else None
-    low, high = bootstrap_interval(values, clusters=clusters)
+    low, high = _interval(values, of_seed)
     digits = 4 if column == "mse" else 2
     return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
@@ -69,33 +72,65 @@ def table(folder: Path, case: str) -> str:
     if not rows:
         return "Nothing was run yet."
     lines = [
-        "| | n | " + " | ".join(COLUMNS.values()) + " |",
+        "| | queries of classifiers | " + " | ".join(COLUMNS.values()) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
     ]
     for name in [*ARMS, *CONTROLS]:
         if name in rows:
             scores, seeds = rows[name]
             cells = [cell(scores, seeds, column) for column in COLUMNS]
-            lines.append(f"| {name} | {len(scores)} | " + " | ".join(cells) + " |")
+            counted = f"{len(scores)} of {len(set(seeds))}"
+            lines.append(f"| {name} | {counted} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def paired(folder: Path, case: str, one: str, other: str, column: str) -> tuple[float, ...] | None:
+class Paired(NamedTuple):
+    """Mean difference of two arms, with the ends of its interval.
+
+    Attributes:
+        queries: that both solve.
+        classifiers: that these are of.
+    """
+
+    mean: float
+    low: float
+    high: float
+    queries: int
+    classifiers: int
+
+
+def paired(folder: Path, case: str, one: str, other: str, column: str) -> Paired | None:
     """Mean difference of two arms on the queries that both solve, with its interval."""
     rows = rows_of(folder, case)
     if one not in rows or other not in rows:
         return None
-    (first, seeds), (second, _) = rows[one], rows[other]
+    first, second = (_by_query(*rows[name]) for name in (one, other))
     kept = [
-        (a[column] - b[column], seed)
-        for a, b, seed in zip(first, second, seeds, strict=False)
-        if a["valid"] and b["valid"] and column in a and column in b
+        (first[query][column] - second[query][column], query[0])
+        for query in sorted(first.keys() & second.keys())
+        if all(arm[query]["valid"] and column in arm[query] for arm in (first, second))
     ]
     if not kept:
         return None
     values, of_seed = (np.array(part) for part in zip(*kept, strict=True))
-    clusters = of_seed if len(set(of_seed)) > 1 else None
-    return (float(values.mean()), *bootstrap_interval(values, clusters=clusters), len(values))
+    return Paired(float(values.mean()), *_interval(values, of_seed), len(values), len(set(of_seed)))
+
+
+def _by_query(
+    rows: list[dict[str, float]], seeds: list[int]
+) -> dict[tuple[int, int], dict[str, float]]:
+    """Scores by the seed of the classifier and the number of the query."""
+    numbers: Counter[int] = Counter()
+    found = {}
+    for row, seed in zip(rows, seeds, strict=True):
+        found[seed, numbers[seed]] = row
+        numbers[seed] += 1
+    return found
+
+
+def _interval(values: np.ndarray, of_seed: np.ndarray) -> tuple[float, float]:
+    """Drawn by classifier, where there are several."""
+    return bootstrap_interval(values, clusters=of_seed if len(set(of_seed)) > 1 else None)
 
 
 CLAIMS = (
@@ -116,24 +151,35 @@ CLAIMS = (
 
 def claims(folder: Path, case: str) -> str:
     """What was claimed, what was found, and whether the one is the other."""
-    lines = ["| claim | | difference | n | |", "|---|---|---|---|---|"]
+    lines = [
+        "| claim | | difference | queries of classifiers | |",
+        "|---|---|---|---|---|",
+    ]
     for name, text, one, other, column, sign in CLAIMS:
         found = paired(folder, case, one, other, column)
         if found is None:
             continue
-        mean, low, high, number = found
-        if number < LEAST:
+        mean, low, high, number, classifiers = found
+        if number < LEAST or classifiers < LEAST_CLASSIFIERS:
             verdict = "not decided"
         elif sign == 0:
-            verdict = "confirmed" if low <= 0 <= high else "refuted"
+            verdict = _of_no_difference(low, high)
         elif low <= 0 <= high:
             verdict = "not decided"
         else:
             verdict = "confirmed" if (low > 0) == (sign > 0) else "refuted"
         digits = 5 if column == "mse" else 3
         interval = f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-        lines.append(f"| {name} | {text} ({column}) | {interval} | {number} | {verdict} |")
+        counted = f"{number} of {classifiers}"
+        lines.append(f"| {name} | {text} ({column}) | {interval} | {counted} | {verdict} |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _of_no_difference(low: float, high: float) -> str:
+    """Of the claim that there is none: a wide interval with zero in it says nothing."""
+    if -MARGIN <= low and high <= MARGIN:
+        return "confirmed"
+    return "refuted" if low > MARGIN or high < -MARGIN else "not decided"
 
 
 DISCREPANCY_CLAIMS = (("LSO + DIP", "LSO + DIP + DEP"), ("LSO + INR", DISC))

@@ -54,7 +54,12 @@ def run_jobs(plan: Folders, todo: Iterable[Job], options: Namespace) -> None:
     for number, name in enumerate(done, 1):
         elapsed = time.perf_counter() - began
         print(f"{elapsed:6.0f} s  {number}/{len(left)}  {name}", flush=True)
+    paths = {job.name: job.path(plan) for job in todo}
     for job in undone(plan, todo):
+        absent = [name for name in job.needs if not paths.get(name, path_of(plan, name)).exists()]
+        never = [name for name in absent if name not in paths and not name.startswith("images-")]
+        if never:
+            print(f"{job.name} needs {', '.join(never)}, which this benchmark does not make.")
         stems = [each.removeprefix("images-") for each in job.needs if each.startswith("images-")]
         gone = [
             stem

@@ -135,6 +135,7 @@ def work(
 
 def do(plan: Folders, job: Job) -> None:
     """One job, and its result with what it took."""
+    where = machine()
     began, worked = time.perf_counter(), time.process_time()
     plan = job.plan or plan
     values = job.action(plan, job.name, *job.arguments)
@@ -145,7 +146,7 @@ def do(plan: Folders, job: Job) -> None:
     }
     # What lies apart from the results took its time as well.
     path = job.path(plan) if values is not None else plan.folder / f"{job.name}.json"
-    write_result(path, {**(values or {}), **taken, "machine": machine()})
+    write_result(path, {**(values or {}), **taken, "machine": where})
 
 
 def save(path: Path, values: Any) -> None:

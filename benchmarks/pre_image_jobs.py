@@ -206,6 +206,8 @@ def fill(plan: PreImagePlan, name: str, arm_name: str) -> Mapping[str, Any]:
     steps = {"steps": plan.edit_steps, "fit_steps": plan.fit_steps}
     chosen = cases.chosen_of("faces", arm_name)
     settings = cases.settings_of(plan.arms[arm_name], chosen | steps, plan=plan)
+    if not kept:
+        raise SystemExit("No query with a missing block is seen right: there is nothing to fill.")
     found = cases.explain(cases.classifier("faces", 0), queries, settings)
     images, true = np.stack([each.image for each in found]), true_answers(plan, kept)
     cases.write_images(name, images, plan=plan)

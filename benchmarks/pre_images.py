@@ -83,7 +83,7 @@ def gain_verdict(gain: np.ndarray) -> str:
     low, high = bootstrap_interval(gain)
     if high < CLAIMED:
         return "refuted"
-    return "confirmed" if low > 0 else "not decided"
+    return "confirmed" if low >= CLAIMED else "not decided"
 
 
 def only_verdict(without: np.ndarray, with_it: np.ndarray) -> str:
@@ -101,7 +101,8 @@ def stage_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
     rows, claims = [], []
     for layer in STAGES:
         found = [result(plan, "pre-image", layer, method, NONE) for method in METHODS]
-        rows.append([layer, *(interval(each["psnr_db"]) if each else "-" for each in found)])
+        if any(found):
+            rows.append([layer, *(interval(each["psnr_db"]) if each else "-" for each in found)])
         if pair := both(plan, layer, NONE):
             gain = np.array(pair[1]["psnr_db"]) - pair[0]["psnr_db"]
             claims.append(
@@ -109,7 +110,7 @@ def stage_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
                 f"pre-image by {interval(gain, signed=True)} dB, n = {len(gain)}, where 0.5 to 1 "
                 f"is claimed: {gain_verdict(gain)}."
             )
-    return table(["stage", *METHODS], rows), claims
+    return table(["stage", *METHODS], rows) if rows else "", claims
 
 
 def repair_lines(plan: PreImagePlan) -> tuple[str, list[str]]:

@@ -93,6 +93,7 @@ def train(
     normalisation: Normalisation = "none",
     image_shape: ImageShape = None,
     class_names: ClassNames = None,
+    model: ModelOfFile = None,
     resume: Resume = False,
 ) -> None:
     """Train a classifier and its loss estimator; reports what both are worth."""
@@ -114,13 +115,15 @@ def train(
     options = key_values(task_option, "--task-option", "difficulty=3")
     if options and task is None:
         raise ConfigurationError("--task-option is for a drawn task; give --task, or leave it out.")
+    if taken := {"name", "side"} & options.keys():
+        raise ConfigurationError(f"{taken.pop()} is no --task-option; it is --task or --side.")
     if post_hoc != (classifier is not None):
         raise ConfigurationError("Give --post-hoc and --classifier together, or neither.")
-    of_model = (layer, weights, image_shape, class_names, normalisation != "none")
+    of_model = (*(layer, weights, image_shape, class_names, model), normalisation != "none")
     if classifier is None and any(of_model):
         raise ConfigurationError(
-            "layer, weights, normalisation, image-shape and class belong to a classifier that is "
-            "there: give --post-hoc and --classifier with them."
+            "layer, weights, normalisation, image-shape, class and model belong to a classifier "
+            "that is there: give --post-hoc and --classifier with them."
         )
     figure, checkpoint = out.with_suffix(".png"), out.with_name(f"{out.name}.checkpoint")
     for path, suffix in ((out, ".h5"), (figure, ".png")):
@@ -156,6 +159,7 @@ def train(
             normalisation=normalisation,
             image_shape=image_shape,
             classes=class_names,
+            model=model,
         )
         # Refused before images are read.
         settings = post_hoc_settings(explained, settings, layer or ())

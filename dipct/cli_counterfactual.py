@@ -82,7 +82,7 @@ def counterfactual(
     ] = None,
     keep: Annotated[
         list[Path] | None,
-        typer.Option(help="Another classifier, whose class shall stay; repeat for more."),
+        typer.Option(help="Another classifier of dipct, whose class shall stay; repeat for more."),
     ] = None,
     attribute: Annotated[
         str | None,

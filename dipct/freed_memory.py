@@ -6,11 +6,11 @@ import sys
 # Names and numbers of <malloc.h> of the GNU C library.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 2**31 - 1
-# The largest that is not refused; larger arrays are few, and rarely freed.
-_LARGEST_MAPPED = 2**30
+# From what is wanted to what every release takes; larger arrays are given back as before.
+_LARGEST_MAPPED = (2**30, 2**25)
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> int:
     """Let this process reuse the memory of large arrays that were freed.
 
     The GNU C library gives the memory of every large array back to the system at once, which then
@@ -20,13 +20,12 @@ def keep_freed_memory() -> bool:
     the most that it once held.
 
     Returns:
-        Whether it was done; elsewhere than with the GNU C library nothing is.
+        Size of the largest arrays whose memory is kept [bytes]; 0 where nothing could be done, as
+        elsewhere than with the GNU C library.
     """
     if not sys.platform.startswith("linux"):
-        return False
+        return 0
     setting = getattr(ctypes.CDLL(None), "mallopt", None)
-    if setting is None:
-        return False
-    return bool(
-        setting(_MMAP_THRESHOLD, _LARGEST_MAPPED) and setting(_TRIM_THRESHOLD, _LARGEST_THRESHOLD)
-    )
+    if setting is None or not setting(_TRIM_THRESHOLD, _LARGEST_THRESHOLD):
+        return 0
+    return next((size for size in _LARGEST_MAPPED if setting(_MMAP_THRESHOLD, size)), 0)

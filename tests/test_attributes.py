@@ -1,5 +1,7 @@
 """Several attributes of one model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from dipct.errors import ConfigurationError
 from dipct.objective import AttributeTargets, ClassProbabilities
 from dipct.operator import LOGITS
 from dipct.pipeline import attribute_targets, counterfactual, quantify_inversion
-from dipct.pretrain import TrainedClassifier
+from dipct.pretrain import TrainedClassifier, write_trained_classifier
 from dipct.uncertainty import UncertaintySettings
 
 SHAPE = (3, 8, 8)
@@ -122,3 +124,27 @@ def test_the_uncertainty_is_that_of_the_attribute(colours):
     assert one.uncertainty["layers"] == ["model.stem"]
     assert one.scores["samples_in_target"] == other.scores["samples_in_target"]
     assert np.array_equal(one.std, other.std)
+    with pytest.raises(ConfigurationError, match="not the classifier that was inverted"):
+        quantify_inversion(colours.attribute("green"), found, settings)
+
+
+def test_what_was_kept_of_one_attribute_is_not_resumed_for_another(colours, tmp_path):
+    kept = {"checkpoint": tmp_path, **SETTINGS}
+    counterfactual(colours.attribute("red"), image(), 1, **kept)
+    with pytest.raises(ConfigurationError, match="belongs to other data or options"):
+        counterfactual(colours.attribute("blue"), image(), 1, resume=True, **kept)
+
+
+def test_attributes_may_be_named_by_digits(colours):
+    named = replace(colours, classes=("2", "0", "1"))
+    explained = named.attribute("0")
+    fast = {"layers": ("model.stem",), "width": 8, "fit_steps": 20, "steps": 5}
+    (found,) = counterfactual(explained, image(), 1, method="lso-inr", **fast)
+    settings = UncertaintySettings(samples=4, iterations=2)
+    one, other = (quantify_inversion(each, found, settings) for each in (named, explained))
+    assert np.array_equal(one.std, other.std)
+
+
+def test_files_hold_whole_models(colours, tmp_path):
+    with pytest.raises(ConfigurationError, match="write the classifier that this attribute is of"):
+        write_trained_classifier(colours.attribute("red"), tmp_path / "red.h5")

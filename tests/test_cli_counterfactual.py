@@ -80,6 +80,8 @@ def test_the_task_of_a_classifier_has_options(work):
         ("difficulty", "KEY=VALUE"),
         ("colour=1", "no option of lesions 'colour'"),
         ("shortcut=much", "must be a number"),
+        ("gap=None", "must be a number"),
+        ("side=32", "it is --task or --side"),
     ):
         refused = work(*TRAIN, "--task", "lesions", "--task-option", pair, code=1)
         assert message in refused.err
@@ -267,6 +269,7 @@ def test_inputs_are_never_replaced(work):
         (("--target", "bald", "--weights", "w.pt"), "holds its own"),
         (("--target", "bald", "--keep-attribute", "bald"), "belong to --attribute"),
         (("--attribute", "bald", "--also", "bald"), "to change or to stay, once"),
+        (("--attribute", "bald"), "of classes that exclude each other"),
         (("--target", "bald", "--model", "no_such:model"), "there is no module no_such"),
         (("--target", "bald", "--classifier", "scan.txt"), "package.module:attribute"),
     ],

@@ -142,14 +142,19 @@ def test_what_lies_between_two_classes_has_the_probability_that_was_asked_for(wa
     assert "not within 0.05 of it" in far.reason
 
 
-@pytest.mark.parametrize("method", ["lso-tv", "lso-inr", "lso-dip-dep", "lso-deep-decoder", "disc"])
-def test_a_batch_is_its_queries_one_by_one(method):
-    together = explain(method, number=3)
+# Convolutions of a batch round otherwise, which Adam carries on, the further the more steps.
+FEW = {"steps": 6, "fit_steps": 6}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("lso-tv", {}), ("lso-inr", {}), ("lso-dip-dep", FEW), ("lso-deep-decoder", {}), ("disc", {})],
+)
+def test_a_batch_is_its_queries_one_by_one(method, settings):
+    together = explain(method, number=3, **settings)
     for i, found in enumerate(together):
-        (alone,) = explain(method, images=queries()[1][i])
-        # Convolutions of a batch round otherwise, which Adam carries on, in a few pixels further
-        # than in others; below it is the same to the last digits.
-        assert np.abs(alone.image - found.image).mean() < 1e-2
+        (alone,) = explain(method, images=queries()[1][i], **settings)
+        assert np.abs(alone.image - found.image).max() < 5e-3
         assert alone.valid == found.valid
     assert np.abs(together[0].image - together[1].image).max() > 0.05
 

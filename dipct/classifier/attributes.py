@@ -15,6 +15,8 @@ class AttributeLogits(nn.Module):
     def __init__(self, model: nn.Module, number: int) -> None:
         super().__init__()
         self.model, self.number = model, number
+        # Among the parameters too, which tell one model from another.
+        self.register_buffer("attribute", torch.tensor(number))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N C H W] to logits [N 2]."""

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from types import NoneType
 from typing import Any, NamedTuple
 
 from dipct.errors import ConfigurationError
@@ -58,7 +57,8 @@ def make_task(name: str, side: int | None = None, **options: Any) -> SceneTask:
         raise ConfigurationError(f"There is no task {name!r}. Known are {', '.join(task_names())}.")
     kind_name, _, wanted = name.partition(":")
     kind = _TASKS[kind_name]
-    known = [each for each in _arguments(kind.task) if each not in ("side", kind.variant)]
+    apart = ("side", kind.variant)
+    known = {name: value for name, value in _arguments(kind.task).items() if name not in apart}
     for option in options:
         if option == kind.variant:
             raise ConfigurationError(
@@ -66,17 +66,19 @@ def make_task(name: str, side: int | None = None, **options: Any) -> SceneTask:
                 f"{options[option]}."
             )
         if option not in known:
-            raise ConfigurationError(unknown_name(f"option of {kind_name}", option, known))
-        value = options[option]
-        if not isinstance(value, (int, float, NoneType)) or isinstance(value, bool):
+            raise ConfigurationError(unknown_name(f"option of {kind_name}", option, list(known)))
+        value, default = options[option], known[option]
+        is_left_out = value is None and default is None
+        if not is_left_out and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ConfigurationError(
                 f"{option} of the task {kind_name} must be a number; got {value!r}."
             )
+    given = dict(options)
     if side is not None:
-        options["side"] = side
+        given["side"] = side
     if wanted:
-        options[str(kind.variant)] = {str(value): value for value in kind.values}[wanted]
-    return kind.task(**options)
+        given[str(kind.variant)] = {str(value): value for value in kind.values}[wanted]
+    return kind.task(**given)
 
 
 def describe_task(task: SceneTask) -> dict[str, Any]:
@@ -95,5 +97,6 @@ def describe_task(task: SceneTask) -> dict[str, Any]:
     return {"name": type(task).__name__, "side": task.side}
 
 
-def _arguments(task: type[SceneTask]) -> list[str]:
-    return list(inspect.signature(task).parameters)
+def _arguments(task: type[SceneTask]) -> dict[str, Any]:
+    """Names of arguments, with their defaults."""
+    return {each.name: each.default for each in inspect.signature(task).parameters.values()}

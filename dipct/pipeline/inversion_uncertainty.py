@@ -86,16 +86,16 @@ def quantify_inversion(
     settings = _resolved(settings)
     device = find_device(settings.device)
     generator, theta = generator_of_inversion(found)
+    attribute = found.classifier["architecture"].get("attribute")
+    is_whole = not isinstance(classifier.model, AttributeLogits)
+    if attribute is not None and is_whole and attribute < len(classifier.classes):
+        classifier = classifier.attribute(classifier.classes[attribute])
     if digest_of_models([classifier.model]) != found.classifier["parameters_sha256"]:
         raise ConfigurationError(
             "This is not the classifier that was inverted: its parameters are others. Give that of "
             f"{found.classifier['created']}, with the classes "
             f"{', '.join(map(str, found.classifier['classes']))}."
         )
-    if (attribute := found.classifier["architecture"].get("attribute")) is not None and not (
-        isinstance(classifier.model, AttributeLogits)
-    ):
-        classifier = classifier.attribute(str(attribute))
     values = _settings_of(found)
     names = layers or _fitted_layers(classifier, values)
     operator = classifier.features(list(names)).to(device)

@@ -177,7 +177,7 @@ def _shapes_of_stages(
     """Of the features that the loss estimator takes, by layer."""
     stages = _stages(classifier.model, layers)
     shapes = classifier.features(stages).shapes
-    flat = [name for name in stages if len(shapes[name]) < 2]
+    flat = [name for name in stages if len(shapes[name]) != 3]
     if flat:
         raise ShapeError(
             f"The loss estimator averages features over pixels; {', '.join(flat)} has "

@@ -128,8 +128,15 @@ class TrainedClassifier:
             name: of the attribute among the classes, or its number.
 
         Raises:
-            ConfigurationError: there is no such attribute.
+            ConfigurationError: there is no such attribute, or a classifier of dipct, whose logits
+                say something of classes together, and not one by one.
         """
+        if self.architecture.get("name") in ARCHITECTURES:
+            raise ConfigurationError(
+                "An attribute is of a model with a logit for each of several, each by itself; the "
+                f"logits of this {self.architecture['name']} are of classes that exclude each "
+                "other. Name one of them as the target."
+            )
         number = self.class_number(name)
         of = self.classes[number]
         return replace(
@@ -137,6 +144,8 @@ class TrainedClassifier:
             model=AttributeLogits(self.model, number).eval(),
             architecture={**self.architecture, "attribute": number},
             classes=(f"not {of}", of),
+            # What was drawn or read has other classes.
+            task={},
             estimator=None,
             report=None,
             centroids=None,
@@ -192,8 +201,14 @@ def write_trained_classifier(trained: TrainedClassifier, path: str | Path) -> No
     """Write a classifier, whole or not at all.
 
     Raises:
+        ConfigurationError: the classifier of one attribute of a model.
         OSError: the file cannot be written; nothing is left half-written.
     """
+    if "attribute" in trained.architecture:
+        raise ConfigurationError(
+            "Files hold whole models: write the classifier that this attribute is of, and take the "
+            "attribute of what is read."
+        )
 
     def fill(file: h5py.File) -> None:
         file.attrs.update(format=FORMAT, version=VERSION)
