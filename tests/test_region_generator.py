@@ -33,7 +33,8 @@ def test_each_image_may_have_its_own_region():
     found = RegionGenerator(inner, image, regions)(theta)
     for i, own in enumerate(regions):
         alone = RegionGenerator(inner, image[i], own)(theta[i])
-        assert torch.equal(found[i], alone)
+        # The last digit of a sigmoid may depend on how many there are.
+        torch.testing.assert_close(found[i], alone, rtol=1e-6, atol=1e-7)
 
 
 def test_parameters_have_no_gradient_from_outside():
