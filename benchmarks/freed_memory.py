@@ -2,7 +2,7 @@
 
 Three fits of networks, each in processes that do and do not, in turns. Best on an idle machine.
 
-    python benchmarks/freed_memory.py             # about two minutes on one core
+    python benchmarks/freed_memory.py             # some minutes on one core
     python benchmarks/freed_memory.py --table     # only rewrites the table
 """
 
@@ -22,7 +22,7 @@ from dipct.inversion_settings import CounterfactualSettings
 from dipct.pipeline.query_generator import fit_to_queries, query_generator
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-ROUNDS, WARM_UP, STEPS, QUERIES = 5, 3, 15, 17
+ROUNDS, WARM_UP, STEPS, QUERIES = 3, 2, 8, 17
 KEPT, GIVEN_BACK = "kept", "given back"
 
 
