@@ -16,11 +16,10 @@ from dipct.classifier_settings import ClassifierSettings
 from dipct.device import find_device
 from dipct.errors import ConfigurationError, ShapeError
 from dipct.pipeline.inversion import digest_of_models
-from dipct.pipeline.train_classifier import digest_of_training
+from dipct.pipeline.train_classifier import digest_of_training, training_settings
 from dipct.pipeline.training import TrainingCheckpoint, fit
 from dipct.pretrain import (
     ClassifierTraining,
-    ClassifierTrainingSettings,
     LabelledImages,
     TrainedClassifier,
     report_head,
@@ -90,18 +89,7 @@ def train_loss_estimator(
         model.to(device),
         torch.from_numpy(training.images).to(device),
         torch.from_numpy(training.labels).to(device),
-        ClassifierTrainingSettings(
-            steps=settings.steps,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            ranking_weight=settings.ranking_weight,
-            variant=settings.variant,
-            post_hoc=True,
-            flip=settings.flip,
-            shift=settings.shift,
-            noise=settings.noise,
-            seed=settings.seed,
-        ),
+        training_settings(settings, post_hoc=True),
         estimator=estimator.to(device),
         stages=stages,
     )

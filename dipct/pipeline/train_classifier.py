@@ -170,21 +170,34 @@ def _method(
         model,
         torch.from_numpy(training.images).to(device),
         torch.from_numpy(training.labels).to(device),
-        ClassifierTrainingSettings(
-            steps=settings.steps,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            ranking_weight=settings.ranking_weight,
-            variant=settings.variant,
-            detach_after=settings.detach_after,
-            flip=settings.flip,
-            shift=settings.shift,
-            noise=settings.noise,
-            seed=settings.seed,
-        ),
+        training_settings(settings),
         estimator=estimator,
         stages=STAGES,
+    )
+
+
+def training_settings(
+    settings: ClassifierSettings, *, post_hoc: bool = False
+) -> ClassifierTrainingSettings:
+    """Those of the training itself.
+
+    Args:
+        settings: whole.
+        post_hoc: train the loss estimator alone.
+    """
+    return ClassifierTrainingSettings(
+        steps=settings.steps,
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        ranking_weight=settings.ranking_weight,
+        variant=settings.variant,
+        detach_after=settings.detach_after,
+        post_hoc=post_hoc,
+        flip=settings.flip,
+        shift=settings.shift,
+        noise=settings.noise,
+        seed=settings.seed,
     )
 
 
