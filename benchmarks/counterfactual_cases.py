@@ -110,14 +110,16 @@ def chosen_of(case: str, name: str, *, plan: Plan = DEFAULT) -> dict[str, float]
 
 
 def start_of(
-    asked: Queries, generator: str, *, plan: Plan = DEFAULT
+    asked: Queries, generator: str, *, seed: int = 0, plan: Plan = DEFAULT
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Parameters of a generator that shows the queries, [N P], and what it shows, [N C H W]."""
-    settings = CounterfactualSettings(method="lso-inr", generator=generator, device=plan.device)
+    settings = CounterfactualSettings(
+        method="lso-inr", generator=generator, seed=seed, device=plan.device
+    )
     made = query_generator(settings, asked.images.shape[1:]).to(plan.device)
     parts, images = [], []
     for part in torch.from_numpy(asked.images).split(plan.batch):
-        first = made.initial(0).to(plan.device).expand(len(part), -1).contiguous()
+        first = made.initial(seed).to(plan.device).expand(len(part), -1).contiguous()
         rate = settings.fit_learning_rate
         fit = fit_to_queries(made, part.to(plan.device), first, learning_rate=rate)
         solution = iterate(fit, max_iterations=FIT_STEPS, every=50)

@@ -26,7 +26,7 @@ from compared_arms import say_untuned, tuned
 from counterfactual_cases import read, slug
 from counterfactual_jobs import weights as weights_of
 from counterfactual_pictures import PICTURES, save_titled
-from counterfactual_plans import DEFAULT, FIT_STEPS, Plan
+from counterfactual_plans import DEFAULT, Plan
 from job_options import on_device, options_parser, publish, run_jobs
 from job_queue import Job, load, path_of, save
 from measuring import RESULTS, table
@@ -36,11 +36,8 @@ from torch import nn
 from dipct.classifier import STAGES
 from dipct.evaluation import bootstrap_interval, localisation, ssim
 from dipct.evaluation.edits import changes
-from dipct.inversion_settings import CounterfactualSettings
 from dipct.pipeline import counterfactual, task_of
-from dipct.pipeline.query_generator import fit_to_queries, query_generator
 from dipct.pretrain import TrainedClassifier, make_classifier
-from dipct.solver import iterate
 
 # Without a manifold term: what is drawn anew has no loss estimator.
 ARMS = ("LSO + INR", "L1 + INR", "PGD")
@@ -53,10 +50,7 @@ QUICK = replace(
     PLAN,
     folder=PLAN.folder / "runs" / "quick",
     cases={"faces": replace(DEFAULT.cases["faces"], queries=2)},
-    arms={
-        name: arm if name == "PGD" else replace(arm, fixed=arm.fixed | {"steps": 10})
-        for name, arm in PLAN.arms.items()
-    },
+    arms={name: arm.shortened(10) for name, arm in PLAN.arms.items()},
 )
 """For a look at how it all works; its numbers say nothing."""
 
@@ -142,13 +136,7 @@ def all_jobs(plan: Plan) -> list[Job]:
 
 def start(plan: Plan, name: str, seed: int) -> None:
     """Implicit networks that show the queries, [N P]; no classifier has a part in it."""
-    settings = CounterfactualSettings(method="lso-inr", generator="inr", seed=seed)
-    images = torch.from_numpy(_asked(plan).images)
-    made = query_generator(settings, images.shape[1:])
-    first = made.initial(seed).expand(len(images), -1).contiguous()
-    fit = fit_to_queries(made, images, first, learning_rate=settings.fit_learning_rate)
-    chosen = iterate(fit, max_iterations=FIT_STEPS, every=50).state.tensors["chosen"]
-    save(path_of(plan, name), chosen.cpu())
+    save(path_of(plan, name), cases.start_of(_asked(plan), "inr", seed=seed, plan=plan)[0])
 
 
 def run(
