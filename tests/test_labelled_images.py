@@ -622,6 +622,24 @@ def test_reading_tells_how_far_it_is(tmp_path, write, options):
     assert np.array_equal(again.images, images.images)
 
 
+def test_what_cannot_be_divided_is_refused_before_it_is_read(tmp_path):
+    write_class_folders(tmp_path / "folders", {"cat": 1, "dog": 9})
+    write_ham10000(tmp_path / "lesions")
+    told = []
+    for folder in ("folders", "lesions"):
+        # A share that leaves nothing on the second side.
+        with pytest.raises(ConfigurationError, match=r"side would have no image of '"):
+            read_labelled(
+                tmp_path / folder,
+                SIDE,
+                held_out_share=0.01,
+                progress=lambda *of: told.append(of),
+            )
+    assert not told
+    images = read_labelled(tmp_path / "lesions", SIDE, held_out_share=0.4)
+    assert len(images.split(0.4, seed=0)[1])
+
+
 def test_drawing_tells_how_far_it_is():
     told = []
     scene_images(FaceTask(16), 3, seed=0, labels_seed=None, progress=lambda *of: told.append(of))

@@ -66,6 +66,7 @@ def open_labelled(
                 attribute=attribute,
                 most=most,
                 seed=settings.seed,
+                held_out_share=settings.held_out_share,
                 progress=display.stage("reading images"),
             )
         return found.split(settings.held_out_share, seed=settings.seed)

@@ -37,6 +37,7 @@ def read_celeba(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    held_out_share: float | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read aligned faces, with one attribute as the class.
@@ -56,6 +57,7 @@ def read_celeba(
         most: largest number of images, drawn in whole groups and by the same share of every class
             and part; default: all.
         seed: of what is drawn.
+        held_out_share: refuse what cannot be divided by it, before any image is read.
         progress: told, after every image, how many of how many are read.
 
     Returns:
@@ -87,7 +89,14 @@ def read_celeba(
         fold=None if partition is None else _read_partition(partition, names),
         options={"attribute": name, "official_partition": partition is not None},
     )
-    return listed.read(side, colour=colour, most=most, seed=seed, progress=progress)
+    return listed.read(
+        side,
+        colour=colour,
+        most=most,
+        seed=seed,
+        held_out_share=held_out_share,
+        progress=progress,
+    )
 
 
 def _read_attribute(table: Path, attribute: str) -> tuple[str, list[str], list[str]]:

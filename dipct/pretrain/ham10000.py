@@ -25,6 +25,7 @@ def read_ham10000(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    held_out_share: float | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read images of skin lesions; the images of one lesion are a group.
@@ -48,6 +49,7 @@ def read_ham10000(
         most: largest number of images, drawn in whole lesions and by the same share of every
             class; default: all.
         seed: of what is drawn.
+        held_out_share: refuse what cannot be divided by it, before any image is read.
         progress: told, after every image, how many of how many are read.
 
     Raises:
@@ -87,7 +89,15 @@ def read_ham10000(
         options={"table": table.name},
     )
     wanted = None if classes is None else [name.lower() for name in classes]
-    return listed.read(side, colour=colour, most=most, seed=seed, progress=progress, classes=wanted)
+    return listed.read(
+        side,
+        colour=colour,
+        most=most,
+        seed=seed,
+        held_out_share=held_out_share,
+        progress=progress,
+        classes=wanted,
+    )
 
 
 def _read_ground_truth(table: Path) -> tuple[list[str], list[str]]:

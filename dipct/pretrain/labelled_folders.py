@@ -34,6 +34,7 @@ def read_labelled(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    held_out_share: float | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read labelled images from a folder of any known layout.
@@ -48,6 +49,7 @@ def read_labelled(
         most: largest number of images, drawn in whole groups and by the same share of every class;
             default: all.
         seed: of what is drawn.
+        held_out_share: refuse what cannot be divided by it, before any image is read.
         progress: told, after every image, how many of how many are read.
 
     Raises:
@@ -67,7 +69,14 @@ def read_labelled(
                 "one, and no classes."
             )
         return read_celeba(
-            folder, attribute, side, colour=colour, most=most, seed=seed, progress=progress
+            folder,
+            attribute,
+            side,
+            colour=colour,
+            most=most,
+            seed=seed,
+            held_out_share=held_out_share,
+            progress=progress,
         )
     if attribute is not None:
         raise ConfigurationError(
@@ -75,7 +84,14 @@ def read_labelled(
         )
     read = read_ham10000 if found == "ham10000" else read_class_folders
     return read(
-        folder, side, classes=classes, colour=colour, most=most, seed=seed, progress=progress
+        folder,
+        side,
+        classes=classes,
+        colour=colour,
+        most=most,
+        seed=seed,
+        held_out_share=held_out_share,
+        progress=progress,
     )
 
 
@@ -113,6 +129,7 @@ def read_class_folders(
     colour: bool = True,
     most: int | None = None,
     seed: int = 0,
+    held_out_share: float | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> LabelledImages:
     """Read images of which every class has a subfolder with the name of the class.
@@ -127,6 +144,7 @@ def read_class_folders(
         colour: three channels, or luminance alone.
         most: largest number of images, drawn by the same share of every class; default: all.
         seed: of what is drawn.
+        held_out_share: refuse what cannot be divided by it, before any image is read.
         progress: told, after every image, how many of how many are read.
 
     Raises:
@@ -160,7 +178,13 @@ def read_class_folders(
         classes=names,
     )
     return listed.read(
-        side, colour=colour, most=most, seed=seed, progress=progress, classes=classes
+        side,
+        colour=colour,
+        most=most,
+        seed=seed,
+        held_out_share=held_out_share,
+        progress=progress,
+        classes=classes,
     )
 
 

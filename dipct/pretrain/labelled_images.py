@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -132,37 +132,14 @@ class LabelledImages:
             ConfigurationError: an impossible share or seed, or a class that has no image on one
                 of the sides.
         """
-        if not 0 < share < 1:
-            raise ConfigurationError(f"share must lie between 0 and 1; got {share}.")
-        check_whole(seed, "seed")
-        how: dict[str, Any]
-        if self.fold is not None and np.ptp(self.fold) > 0:
-            is_second = self.fold > self.fold.min()
-            how = {"split": "official"}
-        else:
-            is_second = draw_groups(self.labels, self.groups, share, seed=int(seed))
-            how = {"split": "stratified", "share": float(share), "seed": int(seed)}
-        sides = {"first": ~is_second, "second": is_second}
-        for side, is_in in sides.items():
-            missing = np.setdiff1d(np.arange(len(self.classes)), self.labels[is_in])
-            if len(missing):
-                raise ConfigurationError(self._missing(int(missing[0]), side, how))
+        is_second, how = divide(
+            self.labels, self.groups, self.fold, classes=self.classes, share=share, seed=seed
+        )
         first, second = (
             self._part(np.flatnonzero(is_in), {**how, "side": side})
-            for side, is_in in sides.items()
+            for side, is_in in (("first", ~is_second), ("second", is_second))
         )
         return first, second
-
-    def _missing(self, number: int, side: str, how: Mapping[str, Any]) -> str:
-        of_class = self.labels == number
-        held = f"{of_class.sum()} images in {len(np.unique(self.groups[of_class]))} groups"
-        advice = "Leave the class out, or divide with another share or seed, or add images."
-        if how["split"] == "official":
-            advice = "Leave the class out, or read more of the images."
-        return (
-            f"The {side} side would have no image of {self.classes[number]!r}, of which there are "
-            f"{held}. {advice}"
-        )
 
     def _part(self, indices: np.ndarray, how: Mapping[str, Any]) -> Self:
         parts = [*self.source.get("parts", []), {**how, "number": len(indices)}]
@@ -174,6 +151,54 @@ class LabelledImages:
             {**self.source, "parts": parts},
             None if self.fold is None else self.fold[indices],
         )
+
+
+def divide(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    fold: np.ndarray | None,
+    *,
+    classes: Sequence[str],
+    share: float,
+    seed: int,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Which images are on the second side of :meth:`LabelledImages.split`; none has to be read.
+
+    Args:
+        labels: class of each image, int64 [N].
+        groups: group of each image, int64 [N].
+        fold: part of each in an official partition, int64 [N]; None without one.
+        classes: names of the classes.
+        share: of the images on the second side.
+        seed: of what is drawn.
+
+    Returns:
+        Which they are, bool [N], and how they were chosen, in plain values.
+
+    Raises:
+        ConfigurationError: as that.
+    """
+    if not 0 < share < 1:
+        raise ConfigurationError(f"share must lie between 0 and 1; got {share}.")
+    check_whole(seed, "seed")
+    how: dict[str, Any]
+    if fold is not None and np.ptp(fold) > 0:
+        is_second, how = fold > fold.min(), {"split": "official"}
+        advice = "Leave the class out, or read more of the images."
+    else:
+        is_second = draw_groups(labels, groups, share, seed=int(seed))
+        how = {"split": "stratified", "share": float(share), "seed": int(seed)}
+        advice = "Leave the class out, or divide with another share or seed, or add images."
+    for side, is_in in (("first", ~is_second), ("second", is_second)):
+        missing = np.setdiff1d(np.arange(len(classes)), labels[is_in])
+        if len(missing):
+            of_class = labels == missing[0]
+            raise ConfigurationError(
+                f"The {side} side would have no image of {classes[missing[0]]!r}, of which there "
+                f"are {of_class.sum()} images in {len(np.unique(groups[of_class]))} groups. "
+                f"{advice}"
+            )
+    return is_second, how
 
 
 def check_partition(groups: np.ndarray, fold: np.ndarray) -> None:

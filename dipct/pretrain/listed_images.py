@@ -14,7 +14,7 @@ import psutil
 from dipct.errors import ConfigurationError, FileFormatError, InsufficientMemoryError
 from dipct.pretrain.folder_tables import first_of
 from dipct.pretrain.image_files import SHORTEST_SIDE, names_digest, read_squares
-from dipct.pretrain.labelled_images import LabelledImages, check_partition
+from dipct.pretrain.labelled_images import LabelledImages, check_partition, divide
 from dipct.pretrain.seeds import check_whole
 from dipct.pretrain.stratified_groups import draw_groups
 from dipct.settings import unknown_name
@@ -119,6 +119,7 @@ class ListedImages:
         most: int | None,
         seed: int,
         classes: Sequence[str] | None = None,
+        held_out_share: float | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> LabelledImages:
         """Choose and read the images.
@@ -130,11 +131,13 @@ class ListedImages:
                 class; default: all.
             seed: of what is drawn.
             classes: those to keep, in the order of their new numbers; default: all.
+            held_out_share: what :meth:`LabelledImages.split` with this share and seed would refuse
+                is refused before any image is read; default: no division is meant.
             progress: told, after every image, how many of how many are read.
 
         Raises:
             ConfigurationError: impossible settings, an unknown class, or a class of which no image
-                would be used.
+                would be used, or none on one side of the division.
             InsufficientMemoryError: the images are estimated not to fit into free memory.
             FileFormatError: files that are not readable images, or too small.
             DataError: images whose values are not finite or out of range, or a group that the
@@ -162,6 +165,11 @@ class ListedImages:
                 f"{self.folder}: no image of {chosen[absent[0]]!r} is among the {len(kept)} that "
                 f"would be used. Leave the class out{'' if most is None else ', or raise most'}."
             )
+        fold = None if self.fold is None else self.fold[kept]
+        if held_out_share is not None:
+            divide(
+                labels[kept], groups[kept], fold, classes=chosen, share=held_out_share, seed=seed
+            )
         paths = [self.paths[i] for i in kept]
         _check_memory(len(paths), side, colour)
         return LabelledImages(
@@ -178,7 +186,7 @@ class ListedImages:
                 "number": len(paths),
                 "names_sha256": names_digest(paths, self.folder),
             },
-            fold=None if self.fold is None else self.fold[kept],
+            fold=fold,
         )
 
     def _chosen_classes(self, classes: Sequence[str] | None) -> tuple[str, ...]:
