@@ -16,6 +16,7 @@ from counterfactual_plans import DEFAULT, FIRST_TUNING, FULL, ORACLE, QUICK, TUN
 from job_queue import Job, load, path_of, save
 
 from dipct.inversion import Counterfactual
+from dipct.pipeline.inversion import digest_of_models
 from dipct.pretrain import ClassifierTrainingSettings, TrainedClassifier, classifier_discrepancy
 from dipct.pretrain.classifier_discrepancy import LEAST_COUNTERFACTUALS
 
@@ -30,7 +31,7 @@ DISCREPANCY_ARMS = (
 )
 _TRUE = "true counterfactual"
 # What a result says of a classifier, without what it took.
-_TELLING = ("accuracy", "report", "centroids", "gate")
+_TELLING = ("accuracy", "parameters_sha256", "report", "centroids", "gate")
 _TEST_IMAGES, _GATE_SEED = 1000, 12345
 # Half as many images in a step and twice as many steps as of 150 with 64, which left one of three
 # trainings on the true answers themselves with an accuracy of 0.67.
@@ -140,7 +141,8 @@ def _described(trained: TrainedClassifier) -> dict[str, Any]:
         "gate": trained.gate,
     }
     found = {name: asdict(part) for name, part in parts.items() if part is not None}
-    return {"accuracy": trained.accuracy, **found}
+    digest = digest_of_models([trained.model])
+    return {"accuracy": trained.accuracy, "parameters_sha256": digest, **found}
 
 
 def start(plan: Plan, name: str, case: str, queries: str, generator: str) -> None:
@@ -190,6 +192,7 @@ def run(plan: Plan, name: str, case: str, seed: int, arm_name: str) -> Mapping[s
         "case": case,
         "seed": seed,
         "settings": found[0].settings,
+        "parameters_sha256": found[0].classifier["parameters_sha256"],
         "scores": _scores(plan, case, str(seed), found),
         "seconds_per_query": seconds / len(found),
         "processor_seconds_per_query": processor / len(found),

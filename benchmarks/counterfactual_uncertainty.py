@@ -40,10 +40,10 @@ from dipct.uncertainty import UncertaintySettings
 FIRST = "LSO + INR + DEP, all at once"
 DATA: dict[str, dict[str, tuple[str, ...]]] = {
     FIRST: {"fitted": (), "layer4": ("layer4",)},
-    "L1 + INR": {"layer2": ("layer1", "layer2")},
+    "L1 + INR": {"first-stages": ("layer1", "layer2")},
 }
 # Only the first are enough faces to say something; each face takes a minute or more.
-FACES = {(FIRST, "fitted"): 8, (FIRST, "layer4"): 3, ("L1 + INR", "layer2"): 3}
+FACES = {(FIRST, "fitted"): 8, (FIRST, "layer4"): 3, ("L1 + INR", "first-stages"): 3}
 SAMPLES = 256
 PLAN = Plan(RESULTS / "counterfactual_uncertainty", {}, tuned(DATA))
 ROWS = {
