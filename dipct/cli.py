@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,9 +78,10 @@ class ExportChoice(StrEnum):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from dipct.run import installed_versions
-
-        say(f"dipct {installed_versions().get('dipct', 'not installed')}")
+        try:
+            say(f"dipct {metadata.version('dipct')}")
+        except metadata.PackageNotFoundError:
+            say("dipct not installed")
         raise typer.Exit
 
 

@@ -5,14 +5,16 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dipct.errors import ConfigurationError
-from dipct.run import Run
+
+if TYPE_CHECKING:
+    from dipct.run import Run
 
 OUT = Console(emoji=False)
 """Standard output."""
@@ -130,7 +132,7 @@ def print_rows(rows: Mapping[str, str]) -> None:
     OUT.print(table)
 
 
-def print_run(run: Run) -> None:
+def print_run(run: "Run") -> None:
     """Print what a run is and how good."""
     rows = {
         "source": run.source,

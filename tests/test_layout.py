@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,8 @@ def dotted(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+# Every module is asked about several times.
+@cache
 def imported(source, module, is_package):
     """Full names of what a module imports anywhere in it, relative imports resolved."""
     names = set()
@@ -223,6 +227,45 @@ def test_importing_dipct_loads_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_what_needs_no_torch_does_not_load_it():
+    code = """
+import sys
+from dipct.cli import main
+for words in ("--help", "--version", "reconstruct --help", "classifier train --help", "show"):
+    sys.argv = ["dipct", *words.split()]
+    try:
+        main()
+    except SystemExit:
+        pass
+sys.exit(bool({"torch", "h5py", "scipy"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_names_of_the_package_are_those_that_type_checkers_see():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname: line.module
+        for line in block.body
+        for alias in line.names
+        if alias.asname == alias.name
+    }
+    assert {name: dipct._HOME_OF[name] for name in dipct.__all__} == seen
+    assert set(seen) <= set(dir(dipct))
+    for name, module in seen.items():
+        assert getattr(dipct, name) is getattr(import_module(module), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        dipct.nothing  # noqa: B018
+
+
+def test_a_verb_is_not_hidden_by_the_package_of_its_name():
+    code = "import dipct.pretrain, dipct; from dipct import pretrain; pretrain.__call__; "
+    code += "assert pretrain is dipct.pretrain; dipct.run.read_run"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_no_module_is_called_utils():

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import rankdata
 
 from dipct.errors import ShapeError
 from dipct.evaluation.arrays import real_array
@@ -134,6 +133,9 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     Raises:
         DataError: none of either, or values that are not finite.
     """
+    # Everything loads this module for its other scores, and scipy.stats is slow to load.
+    from scipy.stats import rankdata
+
     positive, negative = (
         real_array(v, name).ravel()
         for v, name in ((positive, "positives"), (negative, "negatives"))

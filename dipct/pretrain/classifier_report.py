@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from dipct.classifier import CentroidHead, LossEstimator, averaged_features
@@ -93,6 +92,9 @@ def report_head(
     Raises:
         ShapeError: fewer than two images, or not one label for each.
     """
+    # As long to load as a third of torch, and training asks for it once, at its end.
+    from scipy.stats import spearmanr
+
     _check(images, labels)
     operator = FeatureOperator(model, [*stages, LOGITS], tuple(images.shape[1:]))
     logits, predicted = _predict(operator, estimator, stages, images)

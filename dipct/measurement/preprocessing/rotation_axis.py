@@ -3,8 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage, optimize
-from scipy.interpolate import CubicSpline
+from scipy import ndimage
 
 from dipct.errors import DataError, ShapeError
 from dipct.measurement.geometry.base import check_angles
@@ -116,6 +115,10 @@ def _opposite_views(projections: np.ndarray, angles: np.ndarray) -> tuple[np.nda
 
 
 def _opposite_axis(views: np.ndarray, opposite: np.ndarray) -> float:
+    # Reading any scan loads this module, and these are slow to load.
+    from scipy import optimize
+    from scipy.interpolate import CubicSpline
+
     # Blurring both alike keeps the interpolation below from preferring half columns, at which
     # it would smooth the noise most.
     first = ndimage.gaussian_filter1d(views, 1.5, axis=-1, mode="nearest")
