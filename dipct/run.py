@@ -22,6 +22,8 @@ Layout (HDF5), version 1:
 ==============================  ===========================================================
 """
 
+import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -129,8 +131,7 @@ class Run:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages a result depends on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)}
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), **_package_versions()}
 
 
 def write_run(run: Run, path: str | Path) -> None:
@@ -263,12 +264,14 @@ def _read_uncertainty(file: h5py.File) -> Uncertainty | None:
     return read_uncertainty_group(get_group(file, "uncertainty"))
 
 
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+@functools.cache
+def _package_versions() -> dict[str, str]:
+    # Kept, since reading them takes longer than a reconstruction of a small scan may.
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def check_run_name(path: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """The two interfaces everything is built on: Operator and LinearOperator."""
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from numbers import Real
@@ -348,6 +349,12 @@ class _LinearFunction(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, kernel: Kernel, adjoint: Kernel
     ) -> tuple[Tensor, int]:
         return apply_linear(x.movedim(in_dims[0] or 0, 0), kernel, adjoint), 0
+
+
+# torch asks for it at each call, and to find it takes longer than a small product.
+_LinearFunction.forward.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+    _LinearFunction.forward
+)
 
 
 def apply_linear(x: Tensor, kernel: Kernel, adjoint_kernel: Kernel) -> Tensor:
