@@ -15,11 +15,13 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\n?\Z")
 SMALLER = [
-    ('example_scan("walnut")', 'example_scan("walnut", pixels=128)'),
-    ("simulate shepp-logan --geometry fan", "simulate shepp-logan --geometry fan --pixels 64"),
+    ('example_scan("walnut")', 'example_scan("walnut", pixels=32)'),
+    ("simulate shepp-logan --geometry fan", "simulate shepp-logan --geometry fan --pixels 32"),
     ("--method tv", "--method tv --iterations 200"),
-    ('example_scan("walnut", pixels=128)', 'example_scan("walnut", pixels=64)'),
-    ("simulate walnut --geometry fan --pixels 128", "simulate walnut --geometry fan --pixels 64"),
+    ('example_scan("walnut", pixels=128)', 'example_scan("walnut", pixels=32)'),
+    ('example_scan("walnut", pixels=64)', 'example_scan("walnut", pixels=32)'),
+    ("dipct.Grid((128, 128))", "dipct.Grid((32, 32))"),
+    ("simulate walnut --geometry fan --pixels 128", "simulate walnut --geometry fan --pixels 32"),
     ("--method dip", "--method dip --iterations 20"),
     ('method="dip"', 'method="dip", iterations=20'),
     (", iterations=1000", ", iterations=20"),
@@ -69,7 +71,34 @@ def shell_blocks(path):
     return [snippet.code for snippet in snippets(path) if snippet.language == "bash"]
 
 
-def run_snippets(path, folder, changes=()):
+def run_program(command, folder):
+    finished = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
+    )
+    return finished.returncode, finished.stdout + finished.stderr
+
+
+def run_shell(code, folder):
+    """Run a block of commands as it stands: its exit code and what it printed."""
+    prelude = f'set -euo pipefail\ndipct() {{ "{sys.executable}" -m dipct.cli "$@"; }}\n'
+    return run_program(["bash", "-c", prelude + code], folder)
+
+
+def commands_of(code):
+    """The dipct commands of a block as the shell takes them apart."""
+    prelude = 'set -euo pipefail\ndipct() { printf \'%s\\0\' "$#" "$@"; }\n'
+    told = subprocess.run(["bash", "-c", prelude + code], capture_output=True, text=True)
+    assert told.returncode == 0 and told.stdout.endswith("\0"), told.stdout + told.stderr
+    words = told.stdout.split("\0")[:-1]
+    commands = []
+    while words:
+        end = 1 + int(words[0])
+        commands.append(words[1:end])
+        del words[:end]
+    return commands
+
+
+def run_snippets(path, folder, changes=(), shell=run_shell):
     for snippet in snippets(path):
         if not snippet.is_run:
             continue
@@ -78,19 +107,32 @@ def run_snippets(path, folder, changes=()):
             code = code.replace(old, new)
         if snippet.language == "python":
             command = [sys.executable, "-W", "error", "-W", TORCH_OWN, "-c", code]
+            code, printed = run_program(command, folder)
         else:
-            prelude = f'set -euo pipefail\ndipct() {{ "{sys.executable}" -m dipct.cli "$@"; }}\n'
-            command = ["bash", "-c", prelude + code]
-        finished = subprocess.run(
-            command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
-        )
-        where = f"{path.relative_to(ROOT)}:{snippet.line}"
-        assert finished.returncode == 0, f"{where}\n{finished.stdout}{finished.stderr}"
+            code, printed = shell(code, folder)
+        assert code == 0, f"{path.relative_to(ROOT)}:{snippet.line}\n{printed}"
+
+
+@pytest.fixture
+def shell_within(dipct_command, monkeypatch):
+    """Run a block of commands within this process: loading torch for each takes longest."""
+
+    def run(code, folder):
+        monkeypatch.chdir(folder)
+        printed = ""
+        for arguments in commands_of(code):
+            outcome = dipct_command(*arguments)
+            printed += outcome.out + outcome.err
+            if outcome.code:
+                return outcome.code, printed
+        return 0, printed
+
+    return run
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_the_snippets_run(path, tmp_path):
-    run_snippets(path, tmp_path, SMALLER)
+def test_the_snippets_run(path, tmp_path, shell_within):
+    run_snippets(path, tmp_path, SMALLER, shell_within)
 
 
 @pytest.mark.slow
@@ -99,16 +141,25 @@ def test_the_snippets_run_word_for_word(path, tmp_path):
     run_snippets(path, tmp_path)
 
 
-def test_a_false_snippet_is_found(tmp_path):
-    document = tmp_path / "false.md"
+@pytest.mark.parametrize("within", [False, True])
+def test_a_false_snippet_is_found(within, tmp_path, shell_within):
+    document, shell = tmp_path / "false.md", shell_within if within else run_shell
     for block in ("```python\nraise SystemExit(3)\n```", "```bash\ndipct show none.h5\n```"):
         document.write_text(f"text\n\n{block}\n")
         assert len(snippets(document)) == 1 and snippets(document)[0].line == 3
         with pytest.raises((AssertionError, ValueError)):
-            run_snippets(document, tmp_path)
+            run_snippets(document, tmp_path, shell=shell)
         document.write_text(f"<!-- not run: it fails -->\n{block}\n")
         assert snippets(document)[0].reason == "it fails"
-        run_snippets(document, tmp_path)
+        run_snippets(document, tmp_path, shell=shell)
+
+
+def test_commands_are_what_the_shell_makes_of_a_block():
+    code = "dipct show 'a b.h5'   # a comment\ndipct compare \\\n    one.h5 two.h5\n"
+    assert commands_of(code) == [["show", "a b.h5"], ["compare", "one.h5", "two.h5"]]
+    for wrong in ("echo x", "dipct show x; false"):
+        with pytest.raises(AssertionError):
+            commands_of(wrong)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
