@@ -177,7 +177,7 @@ def titled(figure, start):
 
 def misplaced_texts(figure):
     """Pairs of texts that overlap, and texts that leave the figure."""
-    renderer = figure.canvas.get_renderer()
+    renderer = drawn(figure).canvas.get_renderer()
     hidden = set()
     for axes in figure.findobj(Axes):
         # Ticks beyond the limits of an axis are kept, but not drawn.

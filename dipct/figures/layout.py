@@ -1,5 +1,6 @@
 """An empty figure and the panels in it."""
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -85,10 +86,14 @@ def finish(figure: Figure, title: list[str]) -> Figure:
         fontsize=TITLE_SIZE + 1,
         parse_math=False,
     )
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
     # The engine starts from where it ended before: left in place, it would move the panels a
-    # little each time the figure is drawn.
-    figure.set_layout_engine("none")
+    # little each time the figure is drawn. "none" would leave a placeholder of it, for which
+    # saving draws twice; None alone would take what the settings of matplotlib say.
+    with rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
     return figure
 
 
