@@ -18,6 +18,7 @@ from dipct.solver import (
     SIRT,
     PrimalDualTV,
     Status,
+    attainable_discrepancy,
     iterate,
     tv_weight_by_discrepancy,
 )
@@ -476,6 +477,15 @@ def test_weight_by_discrepancy_for_counts():
     # The first guess does not matter for where the search ends.
     other = tv_weight_by_discrepancy(operator, fidelity, first_weight=30 * choice.weight)
     assert other.weight == pytest.approx(choice.weight, rel=0.25)
+
+
+def test_the_least_discrepancy_is_not_looked_for_below_what_is_enough():
+    operator, y, _ = scan()
+    fidelity = GaussianFidelity(y, STD)
+    least = attainable_discrepancy(operator, fidelity)
+    early = attainable_discrepancy(operator, fidelity, enough=0.8)
+    assert least < early <= 0.8
+    assert attainable_discrepancy(operator, fidelity, enough=least / 2) == least
 
 
 def test_weight_by_discrepancy_says_why_it_cannot_be_reached():

@@ -159,7 +159,7 @@ def choose_network(
         baseline = _trial("untrained", None, fits, None)
         trials: list[Trial] = []
         # The same for all, since it depends on the scan alone.
-        weights: list[Any] = ["auto"] * repeats
+        weights = [each["tv_weight"] for each in fits]
         with tempfile.TemporaryDirectory() as beside:
             for i, (name, (_, network)) in enumerate(candidates.items()):
                 _LOG.info("%s ...", name)
@@ -170,7 +170,6 @@ def choose_network(
                     fit(f"candidate-{i}", seed, tv_weight=weights[seed], **settings)
                     for seed in range(repeats)
                 ]
-                weights = [each["tv_weight"] for each in fits]
                 trials.append(_trial(name, network, fits, baseline.figures.steady_db))
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(stages.interrupted()) from None

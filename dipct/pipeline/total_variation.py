@@ -125,8 +125,9 @@ def _weight_by_discrepancy(
 ) -> tuple[WeightChoice, float]:
     """The weight at which the residual is as large as the noise, or as it has to be."""
     _LOG.info("Choosing the total-variation weight by the discrepancy principle ...")
-    attainable = attainable_discrepancy(operator, fidelity, **shared)
-    target = max(1.0, _MISFIT_MARGIN * attainable)
+    enough = 1 / _MISFIT_MARGIN
+    attainable = attainable_discrepancy(operator, fidelity, enough=enough, **shared)
+    target = _MISFIT_MARGIN * attainable if attainable > enough else 1.0
     if target > 1:
         _LOG.info(
             "No image fits the projections much better than %.2f times the noise variance: a "

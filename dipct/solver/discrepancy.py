@@ -164,6 +164,7 @@ def attainable_discrepancy(
     operator: LinearOperator,
     fidelity: Fidelity,
     *,
+    enough: float = 0.0,
     isotropic: bool = False,
     nonnegative: bool = True,
     max_iterations: int = 300,
@@ -176,18 +177,24 @@ def attainable_discrepancy(
     Args:
         operator: A, with an exact adjoint.
         fidelity: data term of one set of projections, without batch axes.
+        enough: a discrepancy at which to stop: how far below it images could come is not asked.
         isotropic: see :class:`PrimalDualTV`.
         nonnegative: see :class:`PrimalDualTV`.
         max_iterations: of :class:`PrimalDualTV`.
 
     Returns:
-        ``2 fidelity / m`` of its last iterate: an upper bound of the least discrepancy.
+        ``2 fidelity / m`` of its best iterate: an upper bound of the least discrepancy.
     """
     weight = _SMALL * _noise_weight(operator, fidelity)
     method = PrimalDualTV(
         operator, fidelity, weight, isotropic=isotropic, nonnegative=nonnegative, tolerance=1e-2
     )
-    solution = iterate(method, max_iterations=max_iterations)
+
+    def is_enough(state: IterationState) -> Status | None:
+        ratio = 2 * float(state.figures()["fidelity"]) / fidelity.size
+        return Status.DISCREPANCY_REACHED if ratio <= enough else None
+
+    solution = iterate(method, max_iterations=max_iterations, stopping=[is_enough])
     if solution.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
     return 2 * float(solution.history["fidelity"].min()) / fidelity.size
