@@ -69,13 +69,14 @@ def fan():
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(fan):
+def uninterrupted(scan, fan):
     """Runs that were never stopped, by the name of their case, each made once."""
     made = {}
 
     def run(case):
         if case not in made:
-            made[case] = reconstruct(fan, **DIP | DIP_CASES[case])
+            given = (scan, CASES[case][1]) if case in CASES else (fan, DIP | DIP_CASES[case])
+            made[case] = reconstruct(given[0], **given[1])
         return made[case]
 
     return run
@@ -119,9 +120,9 @@ def same_bits(one, other):
     ("case", "steps"),
     [(case, steps) for case in CASES for steps in (0, 7, 20, 33) if (case, steps) != ("cgls", 33)],
 )
-def test_going_on_gives_the_same_bits(case, steps, scan, tmp_path, interrupt_after):
+def test_going_on_gives_the_same_bits(case, steps, scan, uninterrupted, tmp_path, interrupt_after):
     kind, settings = CASES[case]
-    whole = reconstruct(scan, **settings)
+    whole = uninterrupted(case)
     assert whole.iterations > steps
     path = tmp_path / "state"
     undo = interrupt_after(kind, steps, settings.get("tolerance"))
@@ -244,9 +245,9 @@ def stopped_network(fan, tmp_path_factory):
     return path
 
 
-def test_a_run_may_be_stopped_more_than_once(scan, tmp_path, interrupt_after):
+def test_a_run_may_be_stopped_more_than_once(scan, uninterrupted, tmp_path, interrupt_after):
     kind, settings = CASES["sirt"]
-    whole, path = reconstruct(scan, **settings), tmp_path / "state"
+    whole, path = uninterrupted("sirt"), tmp_path / "state"
     for number, steps in enumerate((3, 9, 14)):
         undo = interrupt_after(kind, steps)
         with pytest.raises(Interrupted):

@@ -25,6 +25,12 @@ def problem():
     return SmallProblem()
 
 
+@pytest.fixture(scope="module")
+def exact(problem):
+    """The maximum of the exact evidence."""
+    return tune(problem.evidence)
+
+
 def stochastic(problem, products=None, **options):
     options = {"rank": 10, "tolerance": 1e-8, **options}
     return StochasticEvidence(
@@ -130,8 +136,7 @@ def test_reduced_products_still_give_the_solution(problem):
     assert torch.allclose(found.value, exact, rtol=1e-2, atol=1e-3 * float(exact.abs().max()))
 
 
-def test_stochastic_tuning_comes_near_the_maximum(problem):
-    exact = tune(problem.evidence)
+def test_stochastic_tuning_comes_near_the_maximum(problem, exact):
     evidence = stochastic(problem, probes=12, tolerance=1e-4)
     found = tune_stochastically(evidence, steps=80, seed=0)
     reached = problem.evidence(found.phi).value
@@ -243,8 +248,7 @@ def expectation_maximisation(problem, hyperprior=None, **options):
     )
 
 
-def test_expectation_maximisation_climbs_towards_the_maximum(problem):
-    exact = tune(problem.evidence)
+def test_expectation_maximisation_climbs_towards_the_maximum(problem, exact):
     found = expectation_maximisation(problem, iterations=60, samples=256)
     trace = found.trace["log evidence"]
     assert np.all(np.diff(trace) > -0.2)
