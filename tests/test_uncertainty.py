@@ -9,24 +9,19 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from small_scans import small_scan
+from small_runs import network_run
 
 import dipct
 from dipct.errors import (
     ConfigurationError,
     FileFormatError,
     InsufficientMemoryError,
-    Interrupted,
 )
 from dipct.evaluation import pixel_log_likelihood
-from dipct.pipeline.stages import remove_stages
 from dipct.pipeline.uncertainty import linearised_model_of
 from dipct.posterior import (
     LOWEST_VARIANCE,
-    ExactEvidence,
     MaternPrior,
-    StoredJacobian,
-    gram_matrices,
 )
 from dipct.run import read_run, write_run
 from dipct.uncertainty import UncertaintySettings
@@ -34,37 +29,12 @@ from dipct.uncertainty import UncertaintySettings
 
 @pytest.fixture(scope="module")
 def run():
-    scan = small_scan(views=5, pixels=12, noise=0.05)
-    return dipct.reconstruct(
-        scan, method="dip", iterations=800, tv_weight=1.0, stopping="none", precision="float32"
-    )
+    return network_run()
 
 
 @pytest.fixture(scope="module")
 def found(run):
     return dipct.quantify(run)
-
-
-@pytest.fixture(scope="module")
-def without_hyperprior(run):
-    return dipct.quantify(run, tv_prior=False).uncertainty
-
-
-@pytest.fixture(scope="module")
-def evidence_of(run):
-    """The exact evidence at the hyper-parameters of a result."""
-    model, _, _ = linearised_model_of(run, torch.device("cpu"))
-    prior = MaternPrior(model.parameters)
-    gram = gram_matrices(
-        StoredJacobian.of_data(model, prior.groups), prior.groups, dtype=torch.float64
-    )
-    evidence = ExactEvidence(prior, gram, model.residual, model.noise_variance)
-
-    def value(result):
-        phi = torch.tensor(list(result.hyperparameters.values())).double().log()
-        return evidence(phi).value
-
-    return value
 
 
 def test_a_run_gets_its_uncertainty(run, found):
@@ -99,25 +69,6 @@ def test_it_repeats(run, found):
     assert again.hyperparameters == found.uncertainty.hyperparameters
 
 
-@pytest.mark.parametrize("storage", ["memory", "disk", "recompute"])
-def test_other_ways_find_the_same(run, found, storage):
-    result = dipct.quantify(run, storage=storage, tv_probes=30, samples=400, draws=400).uncertainty
-    dense = found.uncertainty
-    assert result.settings["kept"] == storage
-    assert result.log_evidence == pytest.approx(dense.log_evidence, rel=0.02)
-    assert result.samples.shape == (400, 12, 12)
-    np.testing.assert_allclose(result.std.mean(), dense.std.mean(), rtol=0.1)
-    assert "log_likelihood_patch_2" in result.scores
-    assert "log_likelihood" not in result.scores
-
-
-def test_without_hyperprior_the_ways_agree_closely(run, without_hyperprior):
-    dense = without_hyperprior
-    memory = dipct.quantify(run, tv_prior=False, storage="memory", samples=2000).uncertainty
-    assert memory.log_evidence == pytest.approx(dense.log_evidence, abs=0.05)
-    np.testing.assert_allclose(memory.std, dense.std, rtol=0.15, atol=0.02 * dense.std.max())
-
-
 def test_the_scale_of_lengths_changes_units_only(run, found):
     """The same object in centimetres: attenuation is ten times as large."""
     scan = run.scan
@@ -135,77 +86,10 @@ def test_the_scale_of_lengths_changes_units_only(run, found):
     assert again.uncertainty.std.mean() == pytest.approx(10 * found.uncertainty.std.mean(), rel=0.2)
 
 
-def test_stochastic_estimates_come_near(run, without_hyperprior, evidence_of):
-    exact = without_hyperprior
-    result = dipct.quantify(
-        run, evidence="stochastic", tv_prior=False, draws=200, iterations=60
-    ).uncertainty
-    assert result.settings["evidence"] == "stochastic"
-    # Far from where it began, as seen by the exact evidence.
-    reached = evidence_of(result)
-    begun = evidence_of(dipct.quantify(run, tv_prior=False, iterations=1).uncertainty)
-    assert reached > exact.log_evidence - 0.5 * abs(exact.log_evidence - begun) - 2
-    assert abs(result.log_evidence - reached) < 5 * result.log_evidence_error + 0.5
-    assert result.log_evidence_error > 0
-    assert result.checks["solver_residual"] < 0.1
-    assert len(result.trace["noise"]) == 60
-
-
-def test_expectation_maximisation(run, evidence_of):
-    result = dipct.quantify(run, evidence="em", tv_prior=False, draws=200, iterations=8).uncertainty
-    assert result.settings["evidence"] == "em"
-    trace = result.trace["log evidence"]
-    assert trace[-1] > trace[0] + 1
-    assert result.log_evidence == pytest.approx(evidence_of(result), abs=0.1)
-
-
-@pytest.fixture(scope="module")
-def kept_weights(tmp_path_factory):
-    return tmp_path_factory.mktemp("kept") / "stages"
-
-
-@pytest.mark.parametrize("storage", ["auto", "memory"])
-def test_the_published_form_of_the_evidence(run, storage, kept_weights, evidence_of):
-    settings = {"tv_prior": False, "storage": storage, "draws": 50}
-    # The weights take longest and do not depend on the storage.
-    kept = {"checkpoint": kept_weights, "resume": kept_weights.exists()}
-    result = dipct.quantify(run, evidence="at-weights", **kept, **settings).uncertainty
-    assert result.settings["evidence"] == "at-weights"
-    assert result.status == "CONVERGED"
-    assert 0 <= result.checks["linear_weights_gradient"] < 1
-    # A jvp and a vjp in each of 1000 iterations.
-    assert result.network_passes > 2000
-    exactly = dipct.quantify(run, **settings).uncertainty
-    assert evidence_of(result) < exactly.log_evidence - 0.1
-
-
 def test_published_density_of_length_scales(run, found):
     result = dipct.quantify(run, tv_prior_convention="bayes-dip").uncertainty
     assert result.settings["tv_prior_convention"] == "bayes-dip"
     assert result.hyperparameters != pytest.approx(found.uncertainty.hyperparameters, rel=0.01)
-
-
-def test_products_in_reduced_precision(run, evidence_of):
-    settings = {"evidence": "stochastic", "tv_prior": False, "draws": 100, "iterations": 20}
-    single = dipct.quantify(run, **settings).uncertainty
-    half = dipct.quantify(run, product_precision="float16", **settings).uncertainty
-    # Rounded, but to no other place: the draws are solved for in full precision.
-    assert half.hyperparameters != single.hyperparameters
-    assert evidence_of(half) == pytest.approx(evidence_of(single), abs=5)
-    assert half.std.mean() == pytest.approx(single.std.mean(), rel=0.2)
-    # Three digits do not resolve noise this far below the signal, and that is said.
-    coarse = dipct.quantify(run, product_precision="bfloat16", **settings).uncertainty
-    assert coarse.status == "NOT_CONVERGED"
-    assert "Take a more precise type" in coarse.advice
-
-
-def test_g_prior(run):
-    dense = dipct.quantify(run, prior="g").uncertainty
-    assert list(dense.hyperparameters) == ["g", "noise"]
-    assert dense.settings["tv_prior"] is False
-    memory = dipct.quantify(run, prior="g", storage="memory", draws=1000).uncertainty
-    assert memory.log_evidence == pytest.approx(dense.log_evidence, abs=0.05)
-    np.testing.assert_allclose(memory.std.mean(), dense.std.mean(), rtol=0.1)
 
 
 def test_linear_mean_fixed_noise_and_samples(run):
@@ -264,92 +148,6 @@ def test_a_file_holds_it(run, found, tmp_path):
         del file["uncertainty/std"]
     with pytest.raises(FileFormatError, match="std"):
         read_run(path)
-
-
-def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch, caplog):
-    from dipct.pipeline import posterior_of_model
-
-    settings = {"storage": "memory", "tv_probes": 4, "draws": 100}
-    whole = dipct.quantify(run, **settings).uncertainty
-    stages = tmp_path / "uq.h5.stages"
-
-    def interrupt(*arguments, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(posterior_of_model, "tune", interrupt)
-        with pytest.raises(Interrupted, match="what is finished is kept"):
-            dipct.quantify(run, checkpoint=stages, **settings)
-    assert sorted(path.name.partition("-")[0] for path in stages.iterdir()) == ["edges", "gram"]
-    before = {path: path.stat().st_mtime_ns for path in stages.iterdir()}
-    resumed = dipct.quantify(run, checkpoint=stages, resume=True, **settings).uncertainty
-    # What was spent before counts.
-    assert resumed.network_passes > 5 * 17
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    assert resumed.hyperparameters == pytest.approx(whole.hyperparameters)
-    np.testing.assert_allclose(resumed.std, whole.std, rtol=0.01, atol=1e-6)
-    # What other settings do not change is used with them, and nothing else.
-    assert "made anew" not in caplog.text
-    other = dipct.quantify(run, checkpoint=stages, resume=True, **settings | {"tv_probes": 6})
-    assert "What was kept of edges belongs to other options; it is made anew." in caplog.text
-    assert "of gram belongs" not in caplog.text
-    assert len(list(stages.glob("gram-*"))) == 1
-    assert len(list(stages.glob("edges-*"))) == 2
-    assert other.uncertainty.hyperparameters != resumed.hyperparameters
-    next(stages.glob("gram-*")).write_bytes(b"nothing")
-    with pytest.raises(ConfigurationError, match="damaged"):
-        dipct.quantify(run, checkpoint=stages, resume=True, **settings)
-    with pytest.raises(ConfigurationError, match="nothing to resume"):
-        dipct.quantify(run, checkpoint=tmp_path / "none", resume=True)
-
-
-@pytest.mark.parametrize("tv_prior", [False, True])
-def test_stochastic_tuning_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch, tv_prior):
-    from dipct.posterior import stochastic_evidence
-
-    settings = {"evidence": "stochastic", "tv_prior": tv_prior, "iterations": 6, "draws": 20}
-    whole = dipct.quantify(run, **settings).uncertainty
-    stages, calls = tmp_path / "uq.h5.stages", []
-    gradient = stochastic_evidence.StochasticEvidence.gradient
-
-    def interrupted(self, *arguments, **options):
-        calls.append(None)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return gradient(self, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stochastic_evidence.StochasticEvidence, "gradient", interrupted)
-        with pytest.raises(Interrupted, match="what is finished is kept"):
-            dipct.quantify(run, checkpoint=stages, **settings)
-        calls.append(None)
-        resumed = dipct.quantify(run, checkpoint=stages, resume=True, **settings).uncertainty
-    # Three steps before, one that was not finished, three after.
-    assert len(calls) == 4 + 1 + 3
-    assert resumed.hyperparameters == whole.hyperparameters
-    assert not list(stages.glob("tuning-part-*"))
-
-
-def test_what_other_means_found_is_not_resumed_with(run, tmp_path, monkeypatch):
-    from dipct.pipeline import posterior_memory
-
-    settings = {"tv_prior": False, "iterations": 5, "draws": 20}
-    stages = tmp_path / "uq.h5.stages"
-    with monkeypatch.context() as patch:
-        # What auto finds depends on the machine.
-        patch.setattr(posterior_memory, "free_memory", lambda device: 10_000)
-        estimated = dipct.quantify(run, checkpoint=stages, **settings).uncertainty
-    assert estimated.settings["evidence"] == "stochastic"
-    exact = dipct.quantify(run, checkpoint=stages, resume=True, **settings).uncertainty
-    assert exact.settings["evidence"] == "exact"
-    assert exact.log_evidence_error == 0
-    assert exact.hyperparameters == dipct.quantify(run, **settings).uncertainty.hyperparameters
-    # Scales of the g-prior by probes are others than exact ones.
-    g = {"prior": "g", "iterations": 50, "draws": 20}
-    dipct.quantify(run, storage="recompute", checkpoint=stages, resume=True, **g)
-    kept = dipct.quantify(run, storage="memory", checkpoint=stages, resume=True, **g).uncertainty
-    fresh = dipct.quantify(run, storage="memory", **g).uncertainty
-    assert kept.hyperparameters == fresh.hyperparameters
 
 
 def test_double_precision_goes_before_speed_and_passes_come_last(run, monkeypatch):
@@ -433,15 +231,6 @@ def test_the_projector_of_the_run_is_linearised(run):
         projector="joseph",
     )
     assert dipct.quantify(joseph, iterations=2).uncertainty.std.max() > 0
-
-
-def test_other_files_in_the_folder_of_stages_stay(run, tmp_path):
-    mine = tmp_path / "stages" / "mine.txt"
-    mine.parent.mkdir()
-    mine.write_text("precious")
-    dipct.quantify(run, checkpoint=mine.parent, iterations=2)
-    remove_stages(mine.parent)
-    assert [path.name for path in mine.parent.iterdir()] == ["mine.txt"]
 
 
 def test_a_run_without_noise_model_is_refused(run):

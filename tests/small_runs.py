@@ -1,0 +1,13 @@
+"""Small reconstructions by a network, for the tests of what is made of them."""
+
+from small_scans import small_scan
+
+import dipct
+
+
+def network_run():
+    """A fit that has settled, on twelve pixels along a side."""
+    scan = small_scan(views=5, pixels=12, noise=0.05)
+    return dipct.reconstruct(
+        scan, method="dip", iterations=800, tv_weight=1.0, stopping="none", precision="float32"
+    )
