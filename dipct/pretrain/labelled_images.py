@@ -169,14 +169,16 @@ def divide(
         groups: group of each image, int64 [N].
         fold: part of each in an official partition, int64 [N]; None without one.
         classes: names of the classes.
-        share: of the images on the second side.
+        share: of the images on the second side, between 0 and 1; without a meaning where an
+            official partition is followed.
         seed: of what is drawn.
 
     Returns:
         Which they are, bool [N], and how they were chosen, in plain values.
 
     Raises:
-        ConfigurationError: as that.
+        ConfigurationError: an impossible share or seed, or a class that has no image on one of the
+            sides.
     """
     if not 0 < share < 1:
         raise ConfigurationError(f"share must lie between 0 and 1; got {share}.")

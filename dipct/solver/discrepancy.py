@@ -177,7 +177,8 @@ def attainable_discrepancy(
     Args:
         operator: A, with an exact adjoint.
         fidelity: data term of one set of projections, without batch axes.
-        enough: a discrepancy at which to stop: how far below it images could come is not asked.
+        enough: a discrepancy [noise variances] at which to stop: how far below it images could come
+            is not asked. Default: never.
         isotropic: see :class:`PrimalDualTV`.
         nonnegative: see :class:`PrimalDualTV`.
         max_iterations: of :class:`PrimalDualTV`.
