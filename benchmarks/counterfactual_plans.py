@@ -157,9 +157,10 @@ FULL = Plan(
     # Weights mean the same at every size: what was chosen on small images has to do for these.
     tuning=FOLDER,
 )
+_QUICK_TRAINING = {"number": 3000, "steps": 300, "architecture": "small-halved"}
 QUICK = Plan(
     FOLDER / "runs" / "quick",
-    {"faces": Case("faces", 32, 4, 0, _FACES | {"number": 3000, "steps": 250})},
+    {"faces": Case("faces", 32, 4, 0, _FACES | _QUICK_TRAINING)},
     {name: replace(arm, grid=arm.grid[2:4]).shortened(40) for name, arm in ARMS.items()},
     seeds=(0,),
     oracle="small",
