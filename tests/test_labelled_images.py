@@ -32,10 +32,11 @@ from dipct.phantom import FaceTask, LesionTask, describe_task, make_task, task_n
 from dipct.pretrain import (
     LAYOUTS,
     LabelledImages,
+    ListedImages,
     find_layout,
-    read_celeba,
-    read_class_folders,
-    read_ham10000,
+    list_celeba,
+    list_class_folders,
+    list_ham10000,
     read_labelled,
     scene_images,
 )
@@ -277,7 +278,7 @@ COUNTS = {"cat": 4, "dog": 6, "owl": 10}
 def test_class_folders_have_their_labels(tmp_path):
     write_class_folders(tmp_path, COUNTS)
     save(tmp_path / ".cache" / "thumbnail.png", flat(0))
-    images = read_class_folders(tmp_path, SIDE)
+    images = list_class_folders(tmp_path).read(SIDE)
     assert images.images.shape == (20, 3, SIDE, SIDE) and images.fold is None
     assert images.classes == ("cat", "dog", "owl")
     labels = np.repeat([0, 1, 2], [4, 6, 10])
@@ -285,7 +286,7 @@ def test_class_folders_have_their_labels(tmp_path):
     assert sorted(numbers(images.images)) == list(range(20))
     assert len(set(images.groups.tolist())) == 20
     assert images.source["number"] == 20 and images.source["layout"] == "class-folders"
-    assert read_class_folders(tmp_path, SIDE, colour=False).images.shape == (20, 1, SIDE, SIDE)
+    assert list_class_folders(tmp_path).read(SIDE, colour=False).images.shape == (20, 1, SIDE, SIDE)
     training, test = images.split(0.5, seed=0)
     assert np.bincount(test.labels).tolist() == [2, 3, 5]
     assert json.loads(json.dumps(training.source)) == training.source
@@ -293,7 +294,7 @@ def test_class_folders_have_their_labels(tmp_path):
 
 def test_classes_are_chosen_in_an_order(tmp_path):
     write_class_folders(tmp_path, COUNTS)
-    images = read_class_folders(tmp_path, SIDE, classes=["owl", "cat"])
+    images = list_class_folders(tmp_path).read(SIDE, classes=["owl", "cat"])
     assert images.classes == ("owl", "cat") and np.bincount(images.labels).tolist() == [10, 4]
     assert images.labels.tolist() == [int(n < 4) for n in numbers(images.images)]
     for wrong, message in (
@@ -303,41 +304,50 @@ def test_classes_are_chosen_in_an_order(tmp_path):
         ([], "got none"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            read_class_folders(tmp_path, SIDE, classes=wrong)
+            list_class_folders(tmp_path).read(SIDE, classes=wrong)
+
+
+def test_case_of_a_class_matters_only_where_two_differ_in_it_alone(tmp_path):
+    save(tmp_path / "0.png", flat(0, (SIDE, SIDE)))
+    kinds = ["Ab", "aB", "Cd"]
+    listed = ListedImages("own", tmp_path, [tmp_path / "0.png"] * 3, kinds, tuple(kinds))
+    assert listed.read(SIDE, classes=["cD", "aB"]).classes == ("Cd", "aB")
+    with pytest.raises(ConfigurationError, match="no class 'ab'"):
+        listed.read(SIDE, classes=["cd", "ab"])
 
 
 def test_a_part_is_drawn_by_the_same_share_of_every_class(tmp_path):
     write_class_folders(tmp_path, COUNTS)
-    half = read_class_folders(tmp_path, SIDE, most=10, seed=1)
+    half = list_class_folders(tmp_path).read(SIDE, most=10, seed=1)
     assert np.bincount(half.labels).tolist() == [2, 3, 5]
-    again = read_class_folders(tmp_path, SIDE, most=10, seed=1)
-    other = read_class_folders(tmp_path, SIDE, most=10, seed=2)
+    again = list_class_folders(tmp_path).read(SIDE, most=10, seed=1)
+    other = list_class_folders(tmp_path).read(SIDE, most=10, seed=2)
     assert np.array_equal(half.images, again.images) and half.source == again.source
     assert not np.array_equal(half.images, other.images) and half.source != other.source
     assert half.source["most"] == 10 and half.source["names_sha256"] != other.source["names_sha256"]
-    assert len(read_class_folders(tmp_path, SIDE, most=1000)) == 20
+    assert len(list_class_folders(tmp_path).read(SIDE, most=1000)) == 20
     with pytest.raises(ConfigurationError, match=r"no image of 'cat' .* raise most"):
-        read_class_folders(tmp_path, SIDE, most=2)
+        list_class_folders(tmp_path).read(SIDE, most=2)
 
 
 def test_wrong_class_folders_are_refused(tmp_path):
     with pytest.raises(FileFormatError, match="no such folder"):
-        read_class_folders(tmp_path / "elsewhere", SIDE)
+        list_class_folders(tmp_path / "elsewhere").read(SIDE)
     write_class_folders(tmp_path / "only", {"one": 2})
     with pytest.raises(ConfigurationError, match="two or more different classes; got one"):
-        read_class_folders(tmp_path / "only", SIDE)
+        list_class_folders(tmp_path / "only").read(SIDE)
     write_class_folders(tmp_path / "parts" / "train", COUNTS)
     write_class_folders(tmp_path / "parts" / "Test", COUNTS)
     with pytest.raises(FileFormatError, match="Test, train look like parts"):
-        read_class_folders(tmp_path / "parts", SIDE)
+        list_class_folders(tmp_path / "parts").read(SIDE)
     write_class_folders(tmp_path / "loose", COUNTS)
     save(tmp_path / "loose" / "overview.png", flat(0))
     with pytest.raises(FileFormatError, match=r"outside of the subfolders .* overview\.png"):
-        read_class_folders(tmp_path / "loose", SIDE)
+        list_class_folders(tmp_path / "loose").read(SIDE)
     write_class_folders(tmp_path / "empty", COUNTS)
     (tmp_path / "empty" / "bat").mkdir()
     with pytest.raises(FileFormatError, match="bat: no images in this folder"):
-        read_class_folders(tmp_path / "empty", SIDE)
+        list_class_folders(tmp_path / "empty").read(SIDE)
 
 
 def test_all_unfit_images_are_named_in_one_error(tmp_path):
@@ -348,7 +358,7 @@ def test_all_unfit_images_are_named_in_one_error(tmp_path):
     np.save(tmp_path / "owl" / "stretched.npy", np.linspace(0, 255, 100).reshape(10, 10))
     np.save(tmp_path / "owl" / "nan.npy", np.full((10, 10), np.nan))
     with pytest.raises(FileFormatError, match="5 of 25 images cannot be trained on") as caught:
-        read_class_folders(tmp_path, SIDE)
+        list_class_folders(tmp_path).read(SIDE)
     text = str(caught.value)
     for name, why in (
         ("text.png", "cannot be read"),
@@ -373,7 +383,7 @@ def test_all_unfit_images_are_named_in_one_error(tmp_path):
 def test_impossible_settings_are_refused(tmp_path, changed, error, message):
     write_class_folders(tmp_path, COUNTS)
     with pytest.raises(error, match=message):
-        read_class_folders(tmp_path, **{"side": SIDE} | changed)
+        list_class_folders(tmp_path).read(**{"side": SIDE} | changed)
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv"])
@@ -381,7 +391,7 @@ def test_celeba_has_its_attribute_partition_and_people(tmp_path, kind):
     write_celeba(tmp_path, kind=kind)
     # The same names with other pictures, as they were taken.
     save(tmp_path / "Img" / "img_celeba" / "000001.jpg", flat(99))
-    images = read_celeba(tmp_path, "smiling", SIDE)
+    images = list_celeba(tmp_path, "smiling").read(SIDE)
     assert images.classes == ("not Smiling", "Smiling")
     assert numbers(images.images) == list(range(36))
     assert images.labels.tolist() == [smiles(n) for n in range(36)]
@@ -399,18 +409,18 @@ def test_celeba_has_its_attribute_partition_and_people(tmp_path, kind):
 
 def test_celeba_without_a_partition_keeps_people_together(tmp_path):
     write_celeba(tmp_path, partition=False)
-    images = read_celeba(tmp_path, "Smiling", SIDE)
+    images = list_celeba(tmp_path, "Smiling").read(SIDE)
     assert images.fold is None and not images.source["official_partition"]
     sides = [{person(n) for n in numbers(side.images)} for side in images.split(0.3, seed=0)]
     assert not sides[0] & sides[1]
     write_celeba(tmp_path / "alone", partition=False, identity=False)
-    alone = read_celeba(tmp_path / "alone", "Smiling", SIDE)
+    alone = list_celeba(tmp_path / "alone", "Smiling").read(SIDE)
     assert len(set(alone.groups.tolist())) == 36 and alone.source["grouped_by"] is None
 
 
 def test_a_part_of_celeba_keeps_people_and_parts(tmp_path):
     write_celeba(tmp_path)
-    images = read_celeba(tmp_path, "Smiling", SIDE, most=18)
+    images = list_celeba(tmp_path, "Smiling").read(SIDE, most=18)
     found = numbers(images.images)
     assert len(found) == 18 and np.bincount(images.fold).tolist() == [12, 3, 3]
     assert all({person(n), person(n) + 12, person(n) + 24} <= set(found) for n in found)
@@ -467,36 +477,36 @@ def test_wrong_celeba_is_refused(tmp_path, name):
     spoil, message = WRONG_CELEBA[name]
     spoil(tmp_path)
     with pytest.raises(FileFormatError, match=message):
-        read_celeba(tmp_path, "Smiling", SIDE)
+        list_celeba(tmp_path, "Smiling").read(SIDE)
 
 
 def test_unknown_attributes_have_near_names(tmp_path):
     write_celeba(tmp_path)
     with pytest.raises(ConfigurationError, match=r"no attribute 'smile'\. Did you mean Smiling"):
-        read_celeba(tmp_path, "smile", SIDE)
+        list_celeba(tmp_path, "smile").read(SIDE)
     with pytest.raises(ConfigurationError, match="Known are Bald, Smiling, Smirking, Young"):
-        read_celeba(tmp_path, "Hat", SIDE)
+        list_celeba(tmp_path, "Hat").read(SIDE)
 
 
 def test_people_in_two_parts_are_noticed(tmp_path):
     write_celeba(tmp_path)
     edit(tmp_path / "Eval/list_eval_partition.txt", "000001.jpg 0", "000001.jpg 2")
     with pytest.raises(DataError, match="more than one part of the official partition"):
-        read_celeba(tmp_path, "Smiling", SIDE)
+        list_celeba(tmp_path, "Smiling").read(SIDE)
 
 
 def test_a_spoilt_csv_of_celeba_is_refused(tmp_path):
     write_celeba(tmp_path, kind="csv")
     edit(tmp_path / "list_attr_celeba.csv", "image_id", "name")
     with pytest.raises(FileFormatError, match="expected the columns image_id, Smiling; image_id"):
-        read_celeba(tmp_path, "Smiling", SIDE)
+        list_celeba(tmp_path, "Smiling").read(SIDE)
 
 
 @pytest.mark.parametrize("kind", ["csv", "none", "tab", "isic"])
 def test_ham10000_keeps_lesions_together(tmp_path, kind):
     write_ham10000(tmp_path, kind)
     rows = lesion_rows()
-    images = read_ham10000(tmp_path, SIDE)
+    images = list_ham10000(tmp_path).read(SIDE)
     assert images.classes == ("bkl", "mel", "nv")
     assert numbers(images.images) == list(range(len(rows)))
     assert [images.classes[label] for label in images.labels] == [row[2] for row in rows]
@@ -510,11 +520,11 @@ def test_ham10000_keeps_lesions_together(tmp_path, kind):
 
 def test_ham10000_of_chosen_classes_and_size(tmp_path):
     write_ham10000(tmp_path)
-    images = read_ham10000(tmp_path, SIDE, classes=["NV", "MEL"])
+    images = list_ham10000(tmp_path).read(SIDE, classes=["NV", "MEL"])
     assert images.classes == ("nv", "mel") and np.bincount(images.labels).tolist() == [12, 8]
     with pytest.raises(ConfigurationError, match=r"no class 'vas'\. Known are bkl, mel, nv"):
-        read_ham10000(tmp_path, SIDE, classes=["nv", "vas"])
-    few = read_ham10000(tmp_path, SIDE, classes=["nv", "mel"], most=10)
+        list_ham10000(tmp_path).read(SIDE, classes=["nv", "vas"])
+    few = list_ham10000(tmp_path).read(SIDE, classes=["nv", "mel"], most=10)
     assert len(few) <= 10
     counts = {row[0]: sum(row[0] == other[0] for other in lesion_rows()) for row in lesion_rows()}
     found = [lesion_rows()[n][0] for n in numbers(few.images)]
@@ -524,10 +534,10 @@ def test_ham10000_of_chosen_classes_and_size(tmp_path):
 def test_images_that_are_there_twice_must_be_the_same(tmp_path):
     write_ham10000(tmp_path)
     save(tmp_path / "ham10000_images_part_1" / "ISIC_0000000.jpg", flat(0))
-    assert len(read_ham10000(tmp_path, SIDE)) == 24
+    assert len(list_ham10000(tmp_path).read(SIDE)) == 24
     save(tmp_path / "ham10000_images_part_1" / "ISIC_0000000.jpg", flat(1))
     with pytest.raises(FileFormatError, match="same name and different contents"):
-        read_ham10000(tmp_path, SIDE)
+        list_ham10000(tmp_path).read(SIDE)
 
 
 META, TRUTH = "HAM10000_metadata.csv", f"{ISIC}_GroundTruth/{ISIC}_GroundTruth.csv"
@@ -563,7 +573,7 @@ def test_wrong_ham10000_is_refused(tmp_path, name):
     write_ham10000(tmp_path, kind)
     spoil(tmp_path)
     with pytest.raises(FileFormatError, match=message):
-        read_ham10000(tmp_path, SIDE)
+        list_ham10000(tmp_path).read(SIDE)
 
 
 def test_layouts_are_told_apart_and_read(tmp_path):

@@ -1,6 +1,6 @@
 """Supervised training: of generators on pairs, of classifiers on labels."""
 
-from dipct.pretrain.celeba import read_celeba as read_celeba
+from dipct.pretrain.celeba import list_celeba as list_celeba
 from dipct.pretrain.centroid_training import CentroidTraining as CentroidTraining
 from dipct.pretrain.centroid_training import CentroidTrainingSettings as CentroidTrainingSettings
 from dipct.pretrain.classifier_discrepancy import Discrepancy as Discrepancy
@@ -15,16 +15,17 @@ from dipct.pretrain.classifier_training import ClassifierTraining as ClassifierT
 from dipct.pretrain.classifier_training import (
     ClassifierTrainingSettings as ClassifierTrainingSettings,
 )
-from dipct.pretrain.ham10000 import read_ham10000 as read_ham10000
+from dipct.pretrain.ham10000 import list_ham10000 as list_ham10000
 from dipct.pretrain.images import FolderImages as FolderImages
 from dipct.pretrain.images import PhantomImages as PhantomImages
 from dipct.pretrain.images import TrainingImages as TrainingImages
 from dipct.pretrain.labelled_batches import LabelledTrainingSettings as LabelledTrainingSettings
 from dipct.pretrain.labelled_folders import LAYOUTS as LAYOUTS
 from dipct.pretrain.labelled_folders import find_layout as find_layout
-from dipct.pretrain.labelled_folders import read_class_folders as read_class_folders
+from dipct.pretrain.labelled_folders import list_class_folders as list_class_folders
 from dipct.pretrain.labelled_folders import read_labelled as read_labelled
 from dipct.pretrain.labelled_images import LabelledImages as LabelledImages
+from dipct.pretrain.listed_images import ListedImages as ListedImages
 from dipct.pretrain.pairs import Pair as Pair
 from dipct.pretrain.pairs import PairSettings as PairSettings
 from dipct.pretrain.pairs import TrainingPairs as TrainingPairs

@@ -5,7 +5,6 @@ https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; for research that is not comm
 it comes with this package.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from dipct.pretrain.folder_tables import (
     read_positions,
     table_columns,
 )
-from dipct.pretrain.labelled_images import LabelledImages
 from dipct.pretrain.listed_images import FolderIndex, ListedImages
 from dipct.settings import unknown_name
 
@@ -29,18 +27,8 @@ _IDENTITY_TABLE = "identity_CelebA.txt"
 _IMAGES = "img_align_celeba"
 
 
-def read_celeba(
-    folder: str | Path,
-    attribute: str,
-    side: int,
-    *,
-    colour: bool = True,
-    most: int | None = None,
-    seed: int = 0,
-    held_out_share: float | None = None,
-    progress: Callable[[int, int], object] | None = None,
-) -> LabelledImages:
-    """Read aligned faces, with one attribute as the class.
+def list_celeba(folder: str | Path, attribute: str) -> ListedImages:
+    """The aligned faces of a folder, with one attribute as the class.
 
     ``list_attr_celeba.txt`` is looked for anywhere in the folder, the images in a folder
     ``img_align_celeba``. If ``list_eval_partition.txt`` is there it becomes the official partition
@@ -52,22 +40,13 @@ def read_celeba(
     Args:
         folder: where the files are.
         attribute: name of one of the attributes, such as ``Smiling``; case does not matter.
-        side: rows and columns; the centre is cropped to a square.
-        colour: three channels, or luminance alone.
-        most: largest number of images, drawn in whole groups and by the same share of every class
-            and part; default: all.
-        seed: of what is drawn.
-        held_out_share: refuse what cannot be divided by it, before any image is read.
-        progress: told, after every image, how many of how many are read.
 
     Returns:
-        The images; class 0 is without the attribute, class 1 with it.
+        The images, not read yet; class 0 is without the attribute, class 1 with it.
 
     Raises:
-        FileFormatError: missing files, tables of another layout, or images that are not readable.
-        ConfigurationError: an unknown attribute or impossible settings.
-        InsufficientMemoryError: the images are estimated not to fit into free memory.
-        DataError: a person in more than one part of the official partition.
+        FileFormatError: missing files, or tables of another layout.
+        ConfigurationError: an unknown attribute.
     """
     index = FolderIndex(Path(folder))
     table = index.find(*ATTRIBUTE_TABLES)
@@ -78,7 +57,7 @@ def read_celeba(
     name, names, values = _read_attribute(table, attribute)
     classes = (f"not {name}", name)
     partition, identity = index.find(*_PARTITION_TABLES), index.find(_IDENTITY_TABLE)
-    listed = ListedImages(
+    return ListedImages(
         layout="celeba",
         folder=index.folder,
         paths=index.images(names, table, under=_IMAGES),
@@ -88,14 +67,6 @@ def read_celeba(
         grouped_by=None if identity is None else "person",
         fold=None if partition is None else _read_partition(partition, names),
         options={"attribute": name, "official_partition": partition is not None},
-    )
-    return listed.read(
-        side,
-        colour=colour,
-        most=most,
-        seed=seed,
-        held_out_share=held_out_share,
-        progress=progress,
     )
 
 

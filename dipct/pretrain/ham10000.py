@@ -4,12 +4,10 @@ Tschandl, Rosendahl and Kittler, Scientific Data 5, 180161 (2018), doi:10.7910/D
 Codella et al., arXiv 1902.03368; CC BY-NC. Nothing of it comes with this package.
 """
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dipct.errors import FileFormatError
 from dipct.pretrain.folder_tables import look_up, read_columns, table_columns
-from dipct.pretrain.labelled_images import LabelledImages
 from dipct.pretrain.listed_images import FolderIndex, ListedImages
 
 METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
@@ -17,23 +15,13 @@ GROUND_TRUTH = "ISIC2018_Task3_Training_GroundTruth.csv"
 _GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
 
 
-def read_ham10000(
-    folder: str | Path,
-    side: int,
-    *,
-    classes: Sequence[str] | None = None,
-    colour: bool = True,
-    most: int | None = None,
-    seed: int = 0,
-    held_out_share: float | None = None,
-    progress: Callable[[int, int], object] | None = None,
-) -> LabelledImages:
-    """Read images of skin lesions; the images of one lesion are a group.
+def list_ham10000(folder: str | Path) -> ListedImages:
+    """The images of skin lesions of a folder; those of one lesion are a group.
 
     The data set has several images of many lesions, and a division by images puts the same lesion
     on both sides (Abhishek, Jain and Hamarneh, arXiv 2401.14497).
 
-    Two layouts are read. ``HAM10000_metadata.csv`` (or without an ending, or ``.tab``) with the
+    Two layouts are known. ``HAM10000_metadata.csv`` (or without an ending, or ``.tab``) with the
     columns ``lesion_id``, ``image_id`` and ``dx``; or, where that is not there,
     ``ISIC2018_Task3_Training_GroundTruth.csv`` with a column for each diagnosis, one of which is 1
     in each row, and ``ISIC2018_Task3_Training_LesionGroupings.csv`` with the lesions. Both are
@@ -42,20 +30,12 @@ def read_ham10000(
 
     Args:
         folder: where the files are.
-        side: rows and columns; the centre is cropped to a square.
-        classes: diagnoses to keep, in the order of the numbers of their classes; default: all, by
-            the alphabet. Case does not matter.
-        colour: three channels, or luminance alone.
-        most: largest number of images, drawn in whole lesions and by the same share of every
-            class; default: all.
-        seed: of what is drawn.
-        held_out_share: refuse what cannot be divided by it, before any image is read.
-        progress: told, after every image, how many of how many are read.
+
+    Returns:
+        The images, not read yet; the diagnoses are the classes, by the alphabet.
 
     Raises:
-        FileFormatError: missing files, tables of another layout, or images that are not readable.
-        ConfigurationError: an unknown class or impossible settings.
-        InsufficientMemoryError: the images are estimated not to fit into free memory.
+        FileFormatError: missing files, or tables of another layout.
     """
     index = FolderIndex(Path(folder))
     metadata, truth = index.find(*METADATA), index.find(GROUND_TRUTH)
@@ -78,7 +58,7 @@ def read_ham10000(
             f"{folder}: expected HAM10000 with {' or '.join(METADATA)}, or task 3 of ISIC 2018 "
             f"with {GROUND_TRUTH}; none of them is there."
         )
-    listed = ListedImages(
+    return ListedImages(
         layout="ham10000",
         folder=index.folder,
         paths=index.images([f"{name}.jpg" for name in names], table),
@@ -87,16 +67,6 @@ def read_ham10000(
         groups=lesions,
         grouped_by="lesion",
         options={"table": table.name},
-    )
-    wanted = None if classes is None else [name.lower() for name in classes]
-    return listed.read(
-        side,
-        colour=colour,
-        most=most,
-        seed=seed,
-        held_out_share=held_out_share,
-        progress=progress,
-        classes=wanted,
     )
 
 

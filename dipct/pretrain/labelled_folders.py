@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dipct.errors import ConfigurationError, FileFormatError
-from dipct.pretrain.celeba import ATTRIBUTE_TABLES, read_celeba
+from dipct.pretrain.celeba import ATTRIBUTE_TABLES, list_celeba
 from dipct.pretrain.folder_tables import first_of
-from dipct.pretrain.ham10000 import GROUND_TRUTH, METADATA, read_ham10000
+from dipct.pretrain.ham10000 import GROUND_TRUTH, METADATA, list_ham10000
 from dipct.pretrain.image_files import READABLE, image_files
 from dipct.pretrain.labelled_images import LabelledImages
 from dipct.pretrain.listed_images import FolderIndex, ListedImages
@@ -44,7 +44,8 @@ def read_labelled(
         side: rows and columns; the centre of each image is cropped to a square.
         layout: one of :data:`LAYOUTS`, or ``auto`` to go by what is in the folder.
         attribute: what makes the class, for CelebA alone.
-        classes: those to keep, in the order of their numbers, for the other layouts; default: all.
+        classes: those to keep, in the order of their numbers, for the other layouts; case matters
+            where two differ in it alone; default: all.
         colour: three channels, or luminance alone.
         most: largest number of images, drawn in whole groups and by the same share of every class;
             default: all.
@@ -68,23 +69,14 @@ def read_labelled(
                 f"{folder}: the classes of CelebA are made by an attribute, such as Smiling; give "
                 "one, and no classes."
             )
-        return read_celeba(
-            folder,
-            attribute,
-            side,
-            colour=colour,
-            most=most,
-            seed=seed,
-            held_out_share=held_out_share,
-            progress=progress,
-        )
-    if attribute is not None:
+        listed = list_celeba(folder, attribute)
+    elif attribute is not None:
         raise ConfigurationError(
             f"{folder}: an attribute makes the classes of CelebA alone; the layout is {found}."
         )
-    read = read_ham10000 if found == "ham10000" else read_class_folders
-    return read(
-        folder,
+    else:
+        listed = list_ham10000(folder) if found == "ham10000" else list_class_folders(folder)
+    return listed.read(
         side,
         classes=classes,
         colour=colour,
@@ -121,38 +113,21 @@ def find_layout(folder: str | Path) -> str:
     return found[0]
 
 
-def read_class_folders(
-    folder: str | Path,
-    side: int,
-    *,
-    classes: Sequence[str] | None = None,
-    colour: bool = True,
-    most: int | None = None,
-    seed: int = 0,
-    held_out_share: float | None = None,
-    progress: Callable[[int, int], object] | None = None,
-) -> LabelledImages:
-    """Read images of which every class has a subfolder with the name of the class.
+def list_class_folders(folder: str | Path) -> ListedImages:
+    """The images of a folder in which every class has a subfolder with its name.
 
     Every image is a group of its own: nothing says which show the same thing. If some do, a
     division of the images puts it on both sides.
 
     Args:
         folder: where the subfolders are; images may be in subfolders of these.
-        side: rows and columns; the centre is cropped to a square.
-        classes: those to keep, in the order of their numbers; default: all, by the alphabet.
-        colour: three channels, or luminance alone.
-        most: largest number of images, drawn by the same share of every class; default: all.
-        seed: of what is drawn.
-        held_out_share: refuse what cannot be divided by it, before any image is read.
-        progress: told, after every image, how many of how many are read.
+
+    Returns:
+        The images, not read yet; classes are by the alphabet.
 
     Raises:
         FileFormatError: no such folder, a class without images, images outside of the subfolders,
-            subfolders that are parts of a data set, or images that are not readable.
-        ConfigurationError: fewer than two classes, an unknown class or impossible settings.
-        InsufficientMemoryError: the images are estimated not to fit into free memory.
-        DataError: images whose values are not finite or out of range.
+            or subfolders that are parts of a data set.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -170,21 +145,12 @@ def read_class_folders(
             f"{folder}: images outside of the subfolders have no class: {first_of(outside)}."
         )
     of_class = [image_files(subfolder) for subfolder in subfolders]
-    listed = ListedImages(
+    return ListedImages(
         layout="class-folders",
         folder=folder,
         paths=[path for paths in of_class for path in paths],
         kinds=[name for name, paths in zip(names, of_class, strict=True) for _ in paths],
         classes=names,
-    )
-    return listed.read(
-        side,
-        colour=colour,
-        most=most,
-        seed=seed,
-        held_out_share=held_out_share,
-        progress=progress,
-        classes=classes,
     )
 
 

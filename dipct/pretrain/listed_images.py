@@ -115,22 +115,23 @@ class ListedImages:
         self,
         side: int,
         *,
-        colour: bool,
-        most: int | None,
-        seed: int,
         classes: Sequence[str] | None = None,
+        colour: bool = True,
+        most: int | None = None,
+        seed: int = 0,
         held_out_share: float | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> LabelledImages:
         """Choose and read the images.
 
         Args:
-            side: rows and columns.
+            side: rows and columns; the centre of each image is cropped to a square.
+            classes: those to keep, in the order of their new numbers; case matters where two
+                differ in it alone; default: all.
             colour: three channels, or luminance alone.
             most: largest number of images, drawn in whole groups and by the same share of every
                 class; default: all.
             seed: of what is drawn.
-            classes: those to keep, in the order of their new numbers; default: all.
             held_out_share: what :meth:`LabelledImages.split` with this share and seed would refuse
                 is refused before any image is read; default: no division is meant.
             progress: told, after every image, how many of how many are read.
@@ -190,18 +191,22 @@ class ListedImages:
         )
 
     def _chosen_classes(self, classes: Sequence[str] | None) -> tuple[str, ...]:
-        chosen = self.classes if classes is None else tuple(classes)
-        for name in chosen:
-            if name not in self.classes:
-                raise ConfigurationError(
-                    f"{self.folder}: {unknown_name('class', name, self.classes)}"
-                )
+        chosen = self.classes if classes is None else tuple(map(self._spelled, classes))
         if len(chosen) < 2 or len(set(chosen)) < len(chosen):
             raise ConfigurationError(
                 f"{self.folder}: expected two or more different classes; got "
                 f"{', '.join(chosen) or 'none'}."
             )
         return chosen
+
+    def _spelled(self, name: str) -> str:
+        """A class as the data set spells it."""
+        if name in self.classes:
+            return name
+        alike = [known for known in self.classes if known.casefold() == name.casefold()]
+        if len(alike) != 1:
+            raise ConfigurationError(f"{self.folder}: {unknown_name('class', name, self.classes)}")
+        return alike[0]
 
     def _drawn(
         self, kept: np.ndarray, labels: np.ndarray, groups: np.ndarray, most: int, seed: int
