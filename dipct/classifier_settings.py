@@ -32,39 +32,39 @@ class ClassifierSettings(CheckedSettings):
     architecture: Literal["small", "small-halved", "resnet18"] = "small"
     """A residual network for 32 to 64 pixels, the same on images that it halves first, or
     ResNet-18."""
-    side: int | None = Field(None, ge=16)
+    side: int | None = Field(default=None, ge=16)
     """Pixels along the sides of the images; default: 32 for faces, 64 for everything else."""
-    steps: int = Field(1500, ge=1)
+    steps: int = Field(default=1500, ge=1)
     """Of the classifier, with its loss estimator."""
-    batch: int = Field(64, ge=2)
+    batch: int = Field(default=64, ge=2)
     """Images in a step."""
-    learning_rate: float = Field(2e-3, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Highest rate of Adam, over one cycle."""
-    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     """Of Adam."""
     loss_estimator: bool = True
     """Train a loss estimator with it."""
-    ranking_weight: float = Field(0.5, gt=0, allow_inf_nan=False)
+    ranking_weight: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Of the loss estimator's loss."""
     variant: Literal["s1", "disc"] = "disc"
     """Of the ranking loss."""
-    detach_after: float | None = Field(None, ge=0, le=1)
+    detach_after: float | None = Field(default=None, ge=0, le=1)
     """Share of the steps after which the ranking loss no longer shapes the classifier."""
     centroids: bool = False
     """Fit centroids of the classes to the trained classifier (DUQ)."""
-    centroid_steps: int = Field(300, ge=1)
+    centroid_steps: int = Field(default=300, ge=1)
     """Of that fit."""
     flip: bool = True
     """Mirror images at random."""
-    shift: int = Field(2, ge=0)
+    shift: int = Field(default=2, ge=0)
     """Move images at random by up to so many pixels."""
-    noise: float = Field(0.0, ge=0, allow_inf_nan=False)
+    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Add Gaussian noise of a standard deviation drawn from zero to this one for each image."""
-    number: int = Field(5000, ge=8)
+    number: int = Field(default=5000, ge=8)
     """Pictures to draw, of a drawn task."""
-    held_out_share: float = Field(0.2, gt=0, lt=1)
+    held_out_share: float = Field(default=0.2, gt=0, lt=1)
     """Of the images, for the report and for the target of the loss estimator."""
-    seed: int = Field(0, ge=0, lt=2**62)
+    seed: int = Field(default=0, ge=0, lt=2**62)
     """Of parameters, images, batches and of what is held out."""
     device: str = "cpu"
     """Where to compute: cpu or a CUDA device."""

@@ -111,13 +111,13 @@ def settings_of(method: str) -> set[str]:
 class Settings(CheckedSettings):
     """Checked settings, and the choice of what is used of a scan."""
 
-    views: int | None = Field(None, ge=1)
+    views: int | None = Field(default=None, ge=1)
     """Use so many equispaced views."""
-    angular_range: float | None = Field(None, gt=0, le=720)
+    angular_range: float | None = Field(default=None, gt=0, le=720)
     """Keep the views within so many degrees of the first."""
-    bin: int = Field(1, ge=1)
+    bin: int = Field(default=1, ge=1)
     """Average so many neighbouring detector cells."""
-    pixels: int | None = Field(None, ge=2)
+    pixels: int | None = Field(default=None, ge=2)
     """Pixels along the longer side of the image, same field of view."""
 
 
@@ -130,29 +130,29 @@ class ReconstructionConfiguration(Settings):
 
     method: Method
     """fbp, fdk, cgls, sirt, tv, dip or edip."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random: an example's object and noise."""
     device: str = "cpu"
     """Where to compute: cpu or a CUDA device."""
     filter: Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"] | None = None
     """Filter of FBP and FDK."""
-    frequency_scaling: float | None = Field(None, gt=0, le=1)
+    frequency_scaling: float | None = Field(default=None, gt=0, le=1)
     """Cut-off of the filter as a share of the Nyquist frequency."""
     projector: Literal["siddon", "joseph"] | None = None
     """How rays meet pixels: exact lengths or interpolation."""
     backend: Literal["matrix", "traced", "astra"] | None = None
     """Stored sparse matrix, rays traced anew for every product, or ASTRA's projectors."""
-    iterations: int | None = Field(None, ge=0)
+    iterations: int | None = Field(default=None, ge=0)
     """Most iterations; none gives the image of the pretrained network as it is (edip)."""
-    tolerance: float | None = Field(None, gt=0, lt=1)
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
     """Stop at this relative duality gap (tv) or normal-equation residual (cgls)."""
     stopping: Literal["none", "discrepancy", "variance"] | None = None
     """When to stop before the last iteration: never, once the residual is as large as the noise
     (cgls, sirt, dip and edip, and the default of the latter two), or where the images change least
     (dip, edip)."""
-    window: int | None = Field(None, ge=2)
+    window: int | None = Field(default=None, ge=2)
     """Images in the moving variance by which dip stops."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Iterations after the least moving variance before dip stops."""
     nonnegative: bool | None = None
     """Constrain the image to be nonnegative (sirt, tv)."""
@@ -176,22 +176,22 @@ class ReconstructionConfiguration(Settings):
     """Interpolation in the network; nearest has a deterministic gradient on GPUs too."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """Arithmetic of the network; auto is bfloat16 where the device has instructions for it."""
-    learning_rate: float | None = Field(None, gt=0, le=1)
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
     """Of Adam, after the warm-up."""
-    warm_up: int | None = Field(None, ge=0)
+    warm_up: int | None = Field(default=None, ge=0)
     """Steps over which the learning rates rise."""
-    encoder_learning_rate: float | None = Field(None, gt=0, le=1)
+    encoder_learning_rate: float | None = Field(default=None, gt=0, le=1)
     """Of the network's blocks from fine to coarse, where it is another (edip)."""
     fixed_encoder: bool | None = None
     """Keep those blocks as pretrained (edip)."""
     parameters: Literal["all", "subspace", "singular-values"] | None = None
     """What of the pretrained network is free: all parameters, those in the principal directions of
     its training, or the singular values of its convolutions (edip)."""
-    dimension: int | None = Field(None, ge=1)
+    dimension: int | None = Field(default=None, ge=1)
     """Number of principal directions (edip in a subspace)."""
-    kept_share: float | None = Field(None, gt=0, le=1)
+    kept_share: float | None = Field(default=None, gt=0, le=1)
     """Share of the parameters that change, those of the highest leverage (edip in a subspace)."""
-    rank: int | None = Field(None, ge=1)
+    rank: int | None = Field(default=None, ge=1)
     """Most singular values of a convolution; the smallest beyond are set to zero (edip)."""
     optimiser: Literal["adam", "l-bfgs", "natural-gradient"] | None = None
     """How parameters are found (edip); the natural gradient is for few of them."""
@@ -279,11 +279,11 @@ class PretrainingConfiguration(Settings):
 
     images: str = "ellipses"
     """Training images: the name of a phantom that is drawn from seeds, or a folder."""
-    steps: int = Field(4000, ge=1)
+    steps: int = Field(default=4000, ge=1)
     """Training steps."""
-    batch: int = Field(32, ge=1)
+    batch: int = Field(default=32, ge=1)
     """Images in a step, of all processes together."""
-    noise_level: float = Field(0.05, ge=0, le=10)
+    noise_level: float = Field(default=0.05, ge=0, le=10)
     """Standard deviation of the noise as a share of the mean line integral of an image."""
     network: Literal["small", "128", "walnut"] | None = None
     """See :func:`dipct.generator.make_network`; chosen by the size of the image if left out."""
@@ -295,21 +295,21 @@ class PretrainingConfiguration(Settings):
     """Interpolation in the network."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network."""
-    learning_rate: float = Field(5e-4, gt=0, le=1)
+    learning_rate: float = Field(default=5e-4, gt=0, le=1)
     """Highest rate of the one-cycle schedule."""
-    weight_decay: float = Field(1e-5, ge=0, le=1)
+    weight_decay: float = Field(default=1e-5, ge=0, le=1)
     """Of Adam."""
-    validation_images: int = Field(32, ge=1)
+    validation_images: int = Field(default=32, ge=1)
     """Images that the validation PSNR is the mean of."""
-    validate_every: int = Field(100, ge=1)
+    validate_every: int = Field(default=100, ge=1)
     """Steps between two validations."""
-    snapshots: int = Field(0, ge=0)
+    snapshots: int = Field(default=0, ge=0)
     """Parameters to keep from the course of the training, for its principal directions."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(default=0, ge=0)
     """Processes that draw images ahead of time; 0 draws them between the steps."""
     projector: Literal["siddon", "joseph"] = "siddon"
     """How rays meet pixels: exact lengths or interpolation."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of the first parameters, the images and the noise."""
     device: str = "cpu"
     """Where to compute: cpu or a CUDA device."""

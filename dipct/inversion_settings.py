@@ -163,35 +163,35 @@ class InversionSettings(CheckedSettings):
     """Layers of the features; default: the first two stages of dipct's own classifiers."""
     generator: GeneratorName = "inr"
     """What makes the image: pixels, a U-Net from noise, an implicit network, a deep decoder."""
-    width: int = Field(64, ge=4)
+    width: int = Field(default=64, ge=4)
     """Channels of an implicit network, or of a deep decoder."""
-    frequency_std: float | None = Field(None, gt=0, allow_inf_nan=False)
+    frequency_std: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Of the frequencies of an implicit network [cycles per image]; default: see
     :func:`dipct.generator.fourier_features`."""
     manifold: Manifold = "none"
     """Manifold consistency: by the loss estimator, the centroids, or batch statistics."""
     distance: Literal["relative", "mean-square", "l2", "l1"] = "relative"
     """From the query; l1 in image space alone."""
-    fidelity_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    fidelity_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Of the distance from the query, or of the activation that is maximised."""
-    manifold_weight: float = Field(0.02, ge=0, allow_inf_nan=False)
+    manifold_weight: float = Field(default=0.02, ge=0, allow_inf_nan=False)
     """Of manifold consistency; 0.02 in arXiv 2010.12046."""
-    tv_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
+    tv_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Of total variation per pixel."""
-    norm_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
+    norm_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Of the mean distance of pixels from mid-grey, to some power."""
-    norm_exponent: float = Field(2.0, ge=1, allow_inf_nan=False)
+    norm_exponent: float = Field(default=2.0, ge=1, allow_inf_nan=False)
     """That power."""
-    steps: int = Field(300, ge=1)
+    steps: int = Field(default=300, ge=1)
     """Of the fit."""
-    learning_rate: float = Field(_LEARNING_RATES["random"], gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=_LEARNING_RATES["random"], gt=0, allow_inf_nan=False)
     """Of the optimiser; of methods by default 0.05 for pixels, 0.0003 for networks that show the
     query already and 0.001 for random ones."""
     decay: bool = False
     """Whether the rate of Adam rises over the first tenth of the steps and falls by a cosine to
     zero; of a progressive fit in every stage. The first steps of Adam are of full size in every
     parameter, whatever the gradient, and take an image apart that was there."""
-    seed: int = Field(0, ge=0, lt=2**62)
+    seed: int = Field(default=0, ge=0, lt=2**62)
     """Of networks and all else that is random."""
     device: str = "cpu"
     """Where to compute: cpu or a CUDA device."""
@@ -277,42 +277,42 @@ class CounterfactualSettings(InversionSettings):
     """As of pre-images, but on by default: most fits begin at an image that is to stay."""
     space: Literal["features", "image"] = "features"
     """Where the image is to stay near the query: in hidden features, or in its pixels."""
-    class_weight: float = Field(0.1, ge=0, allow_inf_nan=False)
+    class_weight: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Of the target class; 0.1 in arXiv 2010.12046."""
     class_loss: Literal["cross-entropy", "margin", "probability", "logit"] = "cross-entropy"
     """How the target class is asked for."""
-    class_margin: float = Field(1.0, ge=0, allow_inf_nan=False)
+    class_margin: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """By which its logit shall lead, for the margin loss."""
-    class_probability: float = Field(1.0, gt=0, le=1)
+    class_probability: float = Field(default=1.0, gt=0, le=1)
     """That it shall have, for the probability loss. Below one it is asked for what lies between two
     classes: a counterfactual is then valid, and confident, where its probability is near this
     one."""
-    measurement_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    measurement_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Of the misfit to a scan, where one is given: of half its mean square in standard deviations
     of the noise."""
-    probability: float = Field(0.9, gt=0, lt=1)
+    probability: float = Field(default=0.9, gt=0, lt=1)
     """Of the target, from which on a counterfactual is called confident."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Confident steps in a row after which to stop; default: all steps are made."""
     progressive: bool = False
     """Fit more and more blocks of the network, ever more freely (arXiv 2109.14274, section 3.4), in
     as many stages as it has blocks; steps that cannot be divided among them go to the last."""
-    relaxation: float = Field(0.7, gt=0, le=1)
+    relaxation: float = Field(default=0.7, gt=0, le=1)
     """Factor of the fidelity's weight from stage to stage."""
     start: Literal["fit", "random"] = "fit"
     """From a network that was fitted to the query, or from a random one."""
-    fit_steps: int = Field(500, ge=1)
+    fit_steps: int = Field(default=500, ge=1)
     """Of that fit."""
-    fit_learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
+    fit_learning_rate: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
     """Of Adam in that fit."""
     optimiser: Literal["adam", "sign", "normalised"] = "adam"
     """Adam, steps of one size in every pixel within a ball (PGD), or gradients divided by their
     mean size (Deep Dream)."""
-    radius: float = Field(8 / 255, gt=0, le=1)
+    radius: float = Field(default=8 / 255, gt=0, le=1)
     """Of the ball in the maximum norm, for sign steps."""
     scales: tuple[float, ...] = (0.0,)
     """Widths of the Gaussians that the gradient is smoothed with, for normalised steps [pixels]."""
-    jitter: int = Field(0, ge=0)
+    jitter: int = Field(default=0, ge=0)
     """Pixels by which the image is moved at random before each step."""
 
     @property
