@@ -157,34 +157,26 @@ def filling_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
     return table(header, rows) if rows else "", claims
 
 
-def page_text(plan: PreImagePlan, pictures: list[Path]) -> str:
-    """Tables, verdicts and pictures."""
+def page_text(plan: PreImagePlan) -> str:
+    """Tables and verdicts."""
     parts = []
     for lines, claims in (stage_lines(plan), repair_lines(plan), filling_lines(plan)):
         parts += [lines, "\n".join(f"* {claim}" for claim in claims)]
     if not any(parts):
         return "Nothing was run yet."
-    parts += [f"![{path.stem}](pictures/{path.name})" for path in pictures]
     return "\n\n".join(part for part in parts if part)
 
 
-def write_pictures(plan: PreImagePlan, folder: Path) -> list[Path]:
-    """By stage and method; repaired images; filled blocks.
-
-    Returns:
-        Those that there are, whether they could be drawn now or were before.
-    """
-    found: list[Path] = []
-    has_queries = path_of(DEFAULT, "weights-faces-0").exists()
+def write_pictures(plan: PreImagePlan, folder: Path) -> None:
+    """By stage and method; repaired images; filled blocks. Those of which there are images."""
+    if not path_of(DEFAULT, "weights-faces-0").exists():
+        return
     for name, picture in PICTURES_OF.items():
-        path = folder / f"counterfactuals-pre-images-{name}.png"
-        drawn = picture(plan) if has_queries else None
+        drawn = picture(plan)
         if drawn is not None:
             queries, rows, titles = drawn
+            path = folder / f"counterfactuals-pre-images-{name}.png"
             save_titled(path, list(queries), rows, titles, differences=False)
-        if path.exists():
-            found.append(path)
-    return found
 
 
 Picture = tuple[np.ndarray, dict[str, list[np.ndarray | None]], list[str]]
@@ -273,8 +265,8 @@ def main() -> None:
     plan = on_device(QUICK if options.quick else PLAN, options)
     say_untuned(FILLING)
     run_jobs(plan, all_jobs(plan), options)
-    pictures = write_pictures(plan, plan.runs if options.quick else PICTURES)
-    publish("pre-images", page_text(plan, pictures), plan.folder.glob("*.json"), options)
+    write_pictures(plan, plan.runs if options.quick else PICTURES)
+    publish("pre-images", page_text(plan), plan.folder.glob("*.json"), options)
 
 
 if __name__ == "__main__":
