@@ -32,18 +32,23 @@ _read_classifier = cache(read_trained_classifier)
 
 def classifier(case: str, seed: int, *, plan: Plan = DEFAULT) -> TrainedClassifier:
     """The classifier of a seed, trained if it is not there."""
-    is_oracle, found = seed == ORACLE, plan.cases[case]
-    path = plan.runs / f"{case}-{'oracle' if is_oracle else seed}.h5"
+    path = plan.runs / f"{case}-{'oracle' if seed == ORACLE else seed}.h5"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The oracle is another network, trained on other pictures.
-        extra = {"architecture": plan.oracle} if is_oracle else {"centroids": True}
-        settings = ClassifierSettings(
-            side=found.side, seed=seed, device=plan.device, **found.training, **extra
-        )
-        training, held_out = open_labelled(settings, task=found.scenes)
+        settings = training_of(case, seed, plan=plan)
+        training, held_out = open_labelled(settings, task=plan.cases[case].scenes)
         write_trained_classifier(train_classifier(training, held_out, settings), path)
     return _read_classifier(path)
+
+
+def training_of(case: str, seed: int, *, plan: Plan = DEFAULT) -> ClassifierSettings:
+    """How the classifier of a seed is trained."""
+    found = plan.cases[case]
+    # The oracle is another network, trained on other pictures.
+    own = {"architecture": plan.oracle} if seed == ORACLE else {"centroids": True}
+    return ClassifierSettings(
+        side=found.side, seed=seed, device=plan.device, **(dict(found.training) | own)
+    )
 
 
 def oracle(case: str, *, plan: Plan = DEFAULT) -> TrainedClassifier:
