@@ -44,11 +44,11 @@ def evidence_of(run):
 
 @pytest.mark.parametrize("storage", ["memory", "disk", "recompute"])
 def test_other_ways_find_the_same(run, found, storage):
-    result = dipct.quantify(run, storage=storage, tv_probes=30, samples=400, draws=400).uncertainty
+    result = dipct.quantify(run, storage=storage, tv_probes=30, samples=100, draws=100).uncertainty
     dense = found.uncertainty
     assert result.settings["kept"] == storage
     assert result.log_evidence == pytest.approx(dense.log_evidence, rel=0.02)
-    assert result.samples.shape == (400, 12, 12)
+    assert result.samples.shape == (100, 12, 12)
     np.testing.assert_allclose(result.std.mean(), dense.std.mean(), rtol=0.1)
     assert "log_likelihood_patch_2" in result.scores
     assert "log_likelihood" not in result.scores
@@ -64,7 +64,7 @@ def test_without_hyperprior_the_ways_agree_closely(run, without_hyperprior):
 def test_stochastic_estimates_come_near(run, without_hyperprior, evidence_of):
     exact = without_hyperprior
     result = dipct.quantify(
-        run, evidence="stochastic", tv_prior=False, draws=200, iterations=60
+        run, evidence="stochastic", tv_prior=False, draws=100, iterations=60
     ).uncertainty
     assert result.settings["evidence"] == "stochastic"
     # Far from where it began, as seen by the exact evidence.
@@ -107,7 +107,7 @@ def test_the_published_form_of_the_evidence(run, storage, kept_weights, evidence
 
 def test_products_in_reduced_precision(run, evidence_of):
     # On processors without them, products in half precision take ten times as long.
-    settings = {"evidence": "stochastic", "tv_prior": False, "draws": 100, "iterations": 6}
+    settings = {"evidence": "stochastic", "tv_prior": False, "draws": 40, "iterations": 4}
     begun = dipct.quantify(run, **settings | {"iterations": 1}).uncertainty
     single = dipct.quantify(run, **settings).uncertainty
     half = dipct.quantify(run, product_precision="float16", **settings).uncertainty
@@ -117,7 +117,7 @@ def test_products_in_reduced_precision(run, evidence_of):
     assert evidence_of(half) == pytest.approx(evidence_of(single), abs=1)
     assert half.std.mean() == pytest.approx(single.std.mean(), rel=0.2)
     # Three digits do not resolve noise this far below the signal, and that is said.
-    settings |= {"product_precision": "bfloat16", "iterations": 2}
+    settings |= {"product_precision": "bfloat16", "iterations": 1}
     coarse = dipct.quantify(run, **settings).uncertainty
     assert coarse.status == "NOT_CONVERGED"
     assert "Take a more precise type" in coarse.advice

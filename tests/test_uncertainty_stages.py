@@ -55,14 +55,15 @@ def test_finished_stages_are_not_done_again(run, tmp_path, monkeypatch, caplog):
 def test_stochastic_tuning_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch, tv_prior):
     from dipct.posterior import stochastic_evidence
 
-    settings = {"evidence": "stochastic", "tv_prior": tv_prior, "iterations": 6, "draws": 20}
+    settings = {"evidence": "stochastic", "tv_prior": tv_prior, "iterations": 4, "draws": 20}
+    settings |= {"tv_probes": 4} if tv_prior else {}
     whole = dipct.quantify(run, **settings).uncertainty
     stages, calls = tmp_path / "uq.h5.stages", []
     gradient = stochastic_evidence.StochasticEvidence.gradient
 
     def interrupted(self, *arguments, **options):
         calls.append(None)
-        if len(calls) == 4:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return gradient(self, *arguments, **options)
 
@@ -72,8 +73,8 @@ def test_stochastic_tuning_goes_on_where_it_was_stopped(run, tmp_path, monkeypat
             dipct.quantify(run, checkpoint=stages, **settings)
         calls.append(None)
         resumed = dipct.quantify(run, checkpoint=stages, resume=True, **settings).uncertainty
-    # Three steps before, one that was not finished, three after.
-    assert len(calls) == 4 + 1 + 3
+    # Two steps before, one that was not finished, two after.
+    assert len(calls) == 3 + 1 + 2
     assert resumed.hyperparameters == whole.hyperparameters
     assert not list(stages.glob("tuning-part-*"))
 
