@@ -83,12 +83,12 @@ def write_table(result: dict) -> None:
         cells = [f"{1000 * statistics.median(times[how]):.0f}" for how in (GIVEN_BACK, KEPT)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         rows.append([case, *cells, spread])
-    header = ["fit", "given back [ms]", "kept [ms]", "times as fast"]
+    header = ["fit", "given back [ms]", "kept [ms]", "times as fast: median and range of the turns"]
     where = result["machine"]
     text = (
         f"{table(header, rows)}\n\nOne thread ({where['processor']}), load "
         f"{where['load_before']:.1f} before, torch {where['versions']['torch']}, commit "
-        f"{where['commit']}; medians of {ROUNDS} processes each, and the range of their ratios."
+        f"{where['commit']}; milliseconds are medians of {ROUNDS} processes each, which took turns."
     )
     print(text)
     replace_section(PAGE, "freed-memory", text)

@@ -15,9 +15,10 @@ def keep_freed_memory() -> int:
 
     The GNU C library gives the memory of every large array back to the system at once, which then
     clears each page anew for the next array of the same size: the Deep Image Prior of one large
-    image spends a third of its time there (``benchmarks/freed_memory.py``), batches of small ones
-    do not. It is a decision of a program, for its whole process, and so the command line and the
-    benchmarks make it, not the library. The process keeps the most that it once held.
+    image spends about a third of its time there, while for batches of small ones no difference
+    could be told (``benchmarks/freed_memory.py``). It is a decision of a program, for its whole
+    process, and so the command line and the benchmarks make it, not the library. The process keeps
+    the most that it once held.
 
     Returns:
         Size of the largest arrays whose memory is kept [bytes]; 0 where nothing could be done, as

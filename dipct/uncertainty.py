@@ -47,31 +47,31 @@ class UncertaintySettings(CheckedSettings):
     """Prior of the weights: Matern over the positions of a filter, or the g-prior."""
     smoothness: Literal["1/2", "3/2", "5/2"] = "1/2"
     """Of the Matern covariance."""
-    lowest_variance: float = Field(LOWEST_VARIANCE, gt=0, lt=1e6)
+    lowest_variance: float = Field(default=LOWEST_VARIANCE, gt=0, lt=1e6)
     """Of the weights of a block, in the Matern prior and for images of order one: the evidence of a
     single scan would switch most blocks off, and know more than it can."""
     tv_prior: bool | None = None
     """Prefer length scales of small total variation; default: yes where the reconstruction had an
     anisotropic total variation and the prior has length scales."""
-    tv_prior_weight: float | None = Field(None, gt=0, allow_inf_nan=False)
+    tv_prior_weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Weight of that preference; default: that of the reconstruction."""
     tv_prior_convention: Literal["length-scale", "bayes-dip"] = "length-scale"
     """Its density: of the length scale, or as in published code, where the weight multiplies the
     logarithm too and the derivative is by the logarithm of the length scale."""
-    tv_probes: int = Field(20, ge=2)
+    tv_probes: int = Field(default=20, ge=2)
     """Random sign vectors for each block, where its variances are not computed exactly."""
     mean: Literal["reconstruction", "linear"] = "reconstruction"
     """What the uncertainty is around: the image, or the linear model's own mean."""
     fixed_noise: bool = False
     """Keep the noise level of the scan, instead of tuning a factor of it."""
-    samples: int | None = Field(None, ge=1)
+    samples: int | None = Field(default=None, ge=1)
     """Images of the posterior to keep; default: none."""
-    draws: int = Field(1024, ge=2)
+    draws: int = Field(default=1024, ge=2)
     """Images that the standard deviation is made of where the covariance is not formed; as many as
     samples at least."""
-    score_margin: int = Field(0, ge=0)
+    score_margin: int = Field(default=0, ge=0)
     """Pixels at each border that scores leave out, where the truth is known."""
-    iterations: int = Field(200, ge=1)
+    iterations: int = Field(default=200, ge=1)
     """Most iterations of the tuning."""
     storage: Literal["auto", "memory", "host", "disk", "recompute"] = "auto"
     """Where the Jacobian of the data is kept: in the memory of the device, in that of its host, on
@@ -80,7 +80,7 @@ class UncertaintySettings(CheckedSettings):
     product_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """In which the covariance of the data is multiplied where the evidence is stochastic; less than
     float32 takes a stored Jacobian."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Of probes and draws."""
     device: str = "cpu"
     """Where to compute: cpu or a CUDA device."""

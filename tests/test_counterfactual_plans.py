@@ -18,6 +18,16 @@ def test_every_classifier_can_be_trained_and_has_an_oracle_of_another_kind(name)
             assert settings.side == judge.side == plan.cases[case].scenes.side
             assert settings.seed != judge.seed and settings.architecture != judge.architecture
             assert settings.centroids and not judge.centroids
+            for key, value in plan.cases[case].training.items():
+                assert getattr(settings, key) == value
+                assert key == "architecture" or getattr(judge, key) == value
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_a_quick_look_takes_few_steps_and_settings_that_are_possible(name):
+    arm = QUICK.arms[name]
+    for chosen in arm.grid:
+        assert settings_of(arm, chosen, plan=QUICK).steps <= 40
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -38,5 +48,5 @@ def test_what_a_job_needs_is_a_job_too(name):
         assert len(names) == len(every)
         needed = {need for job in every for need in job.needs}
         # Images come with the runs; a plan may take what another has tuned.
-        apart = ("images-",) if plan.tuning is None else ("images-", "tuning-")
-        assert {need for need in needed if not need.startswith(apart)} <= names
+        tuned = () if plan.tuning is None else {job.name for job in jobs(DEFAULT, case)}
+        assert {need.removeprefix("images-") for need in needed} <= names.union(tuned)

@@ -64,7 +64,7 @@ def test_without_hyperprior_the_ways_agree_closely(run, without_hyperprior):
 def test_stochastic_estimates_come_near(run, without_hyperprior, evidence_of):
     exact = without_hyperprior
     result = dipct.quantify(
-        run, evidence="stochastic", tv_prior=False, draws=100, iterations=60
+        run, evidence="stochastic", tv_prior=False, draws=200, iterations=60
     ).uncertainty
     assert result.settings["evidence"] == "stochastic"
     # Far from where it began, as seen by the exact evidence.
@@ -107,7 +107,7 @@ def test_the_published_form_of_the_evidence(run, storage, kept_weights, evidence
 
 def test_products_in_reduced_precision(run, evidence_of):
     # On processors without them, products in half precision take ten times as long.
-    settings = {"evidence": "stochastic", "tv_prior": False, "draws": 40, "iterations": 4}
+    settings = {"evidence": "stochastic", "tv_prior": False, "draws": 40, "iterations": 5}
     begun = dipct.quantify(run, **settings | {"iterations": 1}).uncertainty
     single = dipct.quantify(run, **settings).uncertainty
     half = dipct.quantify(run, product_precision="float16", **settings).uncertainty
@@ -119,8 +119,8 @@ def test_products_in_reduced_precision(run, evidence_of):
     # Three digits do not resolve noise this far below the signal, and that is said.
     settings |= {"product_precision": "bfloat16", "iterations": 1}
     coarse = dipct.quantify(run, **settings).uncertainty
-    assert coarse.status == "NOT_CONVERGED"
-    assert "Take a more precise type" in coarse.advice
+    said = "Take a more precise type"
+    assert said in coarse.advice and said not in begun.advice
 
 
 def test_g_prior(run):

@@ -47,18 +47,22 @@ def read_labelled(
         classes: those to keep, in the order of their numbers, for the other layouts; case matters
             where two differ in it alone; default: all.
         colour: three channels, or luminance alone.
-        most: largest number of images, drawn in whole groups and by the same share of every class;
-            default: all.
+        most: largest number of images, drawn in whole groups and by the same share of every class
+            and of every part of an official partition; default: all.
         seed: of what is drawn.
         held_out_share: refuse what cannot be divided by it, before any image is read.
         progress: told, after every image, how many of how many are read.
+
+    Returns:
+        The images with their classes and groups, which :meth:`LabelledImages.split` divides.
 
     Raises:
         FileFormatError: a folder of no known layout or of several, missing files, tables of
             another layout, or images that are not readable.
         ConfigurationError: an unknown layout, class or attribute, or impossible settings.
         InsufficientMemoryError: the images are estimated not to fit into free memory.
-        DataError: images whose values are not finite or out of range.
+        DataError: images whose values are not finite or out of range, or a person in more than one
+            part of the official partition.
     """
     if layout != AUTO and layout not in LAYOUTS:
         raise ConfigurationError(f"layout must be {AUTO}, {', '.join(LAYOUTS)}; got {layout!r}.")

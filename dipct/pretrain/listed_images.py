@@ -130,11 +130,14 @@ class ListedImages:
                 differ in it alone; default: all.
             colour: three channels, or luminance alone.
             most: largest number of images, drawn in whole groups and by the same share of every
-                class; default: all.
+                class and of every part of an official partition; default: all.
             seed: of what is drawn.
             held_out_share: what :meth:`LabelledImages.split` with this share and seed would refuse
                 is refused before any image is read; default: no division is meant.
             progress: told, after every image, how many of how many are read.
+
+        Returns:
+            The images that are chosen, with their classes and groups.
 
         Raises:
             ConfigurationError: impossible settings, an unknown class, or a class of which no image
