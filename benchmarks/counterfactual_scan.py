@@ -202,6 +202,9 @@ def queries(plan: Plan, views: int) -> tuple[Scanned, np.ndarray, list[Scene]]:
 
 def run(plan: Plan, name: str, views: int, arm: str) -> Mapping[str, Any]:
     """All nuts of a number of views, by one arm."""
+    if not cases.read(path_of(plan, f"classifier-{views}"))["is_passed"]:
+        # What does not follow the cause alone is no diagnosis that a scan could determine.
+        return {"views": views, "nuts": []}
     classifier = classifier_of(plan, views)
     nuts, numbers, others = queries(plan, views)
     if not len(numbers):
@@ -257,7 +260,8 @@ def all_jobs(plan: Plan) -> list[Job]:
     for views, name in weights.items():
         found.append(Job(f"classifier-{views}", (name,), measure, (views,)))
         for arm in ARMS if tuned((ARM,)) else ():
-            found.append(Job(f"{views}-views-{arm}", (name,), run, (views, arm)))
+            needs = (name, f"classifier-{views}")
+            found.append(Job(f"{views}-views-{arm}", needs, run, (views, arm)))
     return found
 
 

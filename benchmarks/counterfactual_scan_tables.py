@@ -80,7 +80,8 @@ def _of_classifiers(plan: Plan) -> str:
             found = read(path)
             shares = (found[n] for n in ("accuracy", "causal_flips", "nuisance_flips"))
             cells = [f"{100 * share:.1f} %" for share in shares]
-            rows.append([str(views), *cells, "passed" if found["is_passed"] else "not passed"])
+            verdict = "passed" if found["is_passed"] else "not passed, and nothing explained"
+            rows.append([str(views), *cells, verdict])
     header = ["views", "accuracy", "flipped by the cause", "flipped by nuisances", "gate"]
     return table_of(header, rows) if rows else ""
 
