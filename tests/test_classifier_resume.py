@@ -12,7 +12,7 @@ from dipct.errors import ConfigurationError, Interrupted
 from dipct.pipeline import remove_checkpoint, train_classifier
 from dipct.pretrain import CentroidTraining, ClassifierTraining, scene_images
 
-PLAIN = {"steps": 25, "batch": 4, "side": 16}
+PLAIN = {"steps": 25, "batch": 4, "side": 16, "architecture": "small-halved"}
 SETTINGS = PLAIN | {"centroids": True}
 
 

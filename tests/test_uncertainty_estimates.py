@@ -56,7 +56,7 @@ def test_other_ways_find_the_same(run, found, storage):
 
 def test_without_hyperprior_the_ways_agree_closely(run, without_hyperprior):
     dense = without_hyperprior
-    memory = dipct.quantify(run, tv_prior=False, storage="memory", samples=2000).uncertainty
+    memory = dipct.quantify(run, tv_prior=False, storage="memory", samples=600).uncertainty
     assert memory.log_evidence == pytest.approx(dense.log_evidence, abs=0.05)
     np.testing.assert_allclose(memory.std, dense.std, rtol=0.15, atol=0.02 * dense.std.max())
 
@@ -127,6 +127,6 @@ def test_g_prior(run):
     dense = dipct.quantify(run, prior="g").uncertainty
     assert list(dense.hyperparameters) == ["g", "noise"]
     assert dense.settings["tv_prior"] is False
-    memory = dipct.quantify(run, prior="g", storage="memory", draws=1000).uncertainty
+    memory = dipct.quantify(run, prior="g", storage="memory", draws=300).uncertainty
     assert memory.log_evidence == pytest.approx(dense.log_evidence, abs=0.05)
     np.testing.assert_allclose(memory.std.mean(), dense.std.mean(), rtol=0.1)
