@@ -133,9 +133,9 @@ class Plan:
 
 _FACES = {"number": 4000, "steps": 800, "noise": NOISE}
 _LESIONS = {"number": 4000, "steps": 600, "noise": NOISE, "architecture": "small-halved"}
-# Few lesions of the task itself are hard, and most losses are those of wrong labels, which nothing in
-# the picture tells: loss estimators then find neither misclassified nor shifted lesions. With a gap
-# of 0.05 and one per cent of wrong labels that was so for one of three.
+# Few lesions of the task itself are hard, and most losses are those of wrong labels, which nothing
+# in the picture tells: loss estimators then find neither misclassified nor shifted lesions. With a
+# gap of 0.05 and one per cent of wrong labels that was so for one of three.
 _HARD = {"gap": 0.02, "label_noise": 0.005}
 
 DEFAULT = Plan(
