@@ -50,6 +50,8 @@ COLUMNS = {
 }
 # Of each pair of classes.
 QUERIES = 8
+# Noise does not compress: at the usual resolution the picture of cells is over a megabyte.
+_DOTS_PER_INCH = 110
 TV, INR, DISC, L1 = "LSO + TV + l2", "LSO + INR", "LSO + INR + DEP", "L1 + INR"
 COMPARED = ((DISC, INR), (L1, INR), (DISC, L1), (INR, "PGD"), (DISC, "PGD"))
 
@@ -274,7 +276,7 @@ def picture(plan: Plan, name: str) -> None:
         list(next(iter(images.values()))[0]), {arm: list(found[1]) for arm, found in images.items()}
     )
     folder = PICTURES if CASES[name].may_be_shown else plan.runs
-    save_figure(figure, folder / f"counterfactuals-{name}.png")
+    save_figure(figure, folder / f"counterfactuals-{name}.png", dots_per_inch=_DOTS_PER_INCH)
 
 
 def main() -> None:
