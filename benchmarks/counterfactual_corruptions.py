@@ -280,7 +280,8 @@ def _verdicts(results: dict[tuple[str, int], dict[str, Any]], arm: str) -> list[
     found = [
         f"A6, {arm}: nMA (0 where not valid) is {clean:.2f} without corruption and changes by "
         f"{_interval(paired(1.0))[2]} with it, paired by query; that at least half is kept: "
-        f"{verdict}."
+        f"{verdict}.",
+        f"{arm}: mean change of nMA with each corruption: {_by_corruption(results, arm)}.",
     ]
     for ending, where in (
         ("db", "to the nearest true counterfactual"),
@@ -298,6 +299,17 @@ def _verdicts(results: dict[tuple[str, int], dict[str, Any]], arm: str) -> list[
             verdict = "nearer" if low > 0 else "further" if high < 0 else "neither"
             found.append(f"{arm}: PSNR {where}, less that of the query: {text} dB: {verdict}.")
     return found
+
+
+def _by_corruption(results: dict[tuple[str, int], dict[str, Any]], arm: str) -> str:
+    """Mean change of mass accuracy over both severities, paired by query."""
+    found = []
+    for corruption in CORRUPTIONS:
+        of_one = [cell for cell in results if cell[0] == corruption]
+        values = [each for cell in of_one for _, each in _changes(results, cell, arm)]
+        if values:
+            found.append(f"{corruption} {np.mean(values):+.2f}")
+    return ", ".join(found)
 
 
 def _interval(pairs: list[tuple[int, float]]) -> tuple[float, float, str]:

@@ -240,7 +240,17 @@ def table(plan: Plan, name: str) -> str:
             )
     if not about:
         return "Nothing was run yet."
-    return "\n".join([*lines, "", about, "", *(f"* {each}" for each in verdicts(scores))])
+    said = [*verdicts(scores), *(f"{arm}: {by_pair(rows)}." for arm, rows in scores.items())]
+    return "\n".join([*lines, "", about, "", *(f"* {each}" for each in said)])
+
+
+def by_pair(rows: list[dict[str, Any]]) -> str:
+    """In how many counterfactuals of each pair of classes both classifiers see the target."""
+    found = []
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        believed = [row["valid"] * row["oracle_valid"] for row in rows if row["pair"] == pair]
+        found.append(f"{sum(believed):.0f} of {len(believed)} ({pair})")
+    return f"both classifiers see the target in {', '.join(found)}"
 
 
 def verdicts(scores: dict[str, list[dict[str, float]]]) -> list[str]:

@@ -48,6 +48,8 @@ from dipct.evaluation import bootstrap_interval
 CLAIMED, REPAIR = 0.5, 1.0
 # Queries in the pictures.
 _SHOWN, _FILLED = 2, 6
+# Without and with a network, of those that have no loss estimator.
+PRIORS = ("pixel-tv", "dip")
 
 
 def result(plan: PreImagePlan, *parts: str) -> dict | None:
@@ -103,6 +105,13 @@ def stage_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
         found = [result(plan, "pre-image", layer, method, NONE) for method in METHODS]
         if any(found):
             rows.append([layer, *(interval(each["psnr_db"]) if each else "-" for each in found)])
+        of_tv, of_dip = (dict(zip(METHODS, found, strict=True))[name] for name in PRIORS)
+        if of_tv and of_dip:
+            lead = np.array(of_dip["psnr_db"]) - of_tv["psnr_db"]
+            claims.append(
+                f"{layer}: {PRIORS[1]} less {PRIORS[0]} {interval(lead, signed=True)} dB, "
+                "paired by query."
+            )
         if pair := both(plan, layer, NONE):
             gain = np.array(pair[1]["psnr_db"]) - pair[0]["psnr_db"]
             claims.append(
