@@ -19,7 +19,7 @@ import counterfactual_cases as cases
 import numpy as np
 import torch
 from compared_arms import say_untuned, tuned
-from counterfactual_scan_tables import ARMS, PICTURE, Plan, table, write_picture
+from counterfactual_scan_tables import ARMS, DRAWN, PICTURE, Plan, table, write_picture
 from job_options import options_parser, publish, run_jobs
 from job_queue import Job, path_of
 from measuring import RESULTS
@@ -28,7 +28,7 @@ from dipct.classifier_settings import ClassifierSettings
 from dipct.objective import DataTerm, GaussianFidelity
 from dipct.operator import LOGITS
 from dipct.phantom import Scene, SceneTask, make_task
-from dipct.pipeline import counterfactual, remove_checkpoint, train_classifier
+from dipct.pipeline import counterfactual, open_labelled, remove_checkpoint, train_classifier
 from dipct.pipeline.labelled import QUERY
 from dipct.pretrain import (
     LabelledImages,
@@ -146,13 +146,23 @@ def train(plan: Plan, name: str, views: int) -> None:
 def measure(plan: Plan, name: str, views: int) -> Mapping[str, Any]:
     """See what the predictions of a classifier follow."""
     gate = scanned_gate(plan, classifier_of(plan, views), views)
+    return {**_measured(plan, gate), "held_out": plan.held_out}
+
+
+def measure_drawn(plan: Plan, name: str) -> Mapping[str, Any]:
+    """Train a classifier on the drawings themselves, and see what its predictions follow."""
+    settings = training_settings(plan)
+    training, held_out = open_labelled(settings, task=make_task("walnuts", plan.side))
+    return _measured(plan, train_classifier(training, held_out, settings).gate)
+
+
+def _measured(plan: Plan, gate: SceneGate) -> dict[str, Any]:
     return {
         "training": training_settings(plan).to_values(),
         "accuracy": gate.accuracy,
         "causal_flips": gate.causal_flips,
         "nuisance_flips": gate.nuisance_flips,
         "is_passed": gate.is_passed,
-        "held_out": plan.held_out,
     }
 
 
@@ -256,7 +266,8 @@ def run(plan: Plan, name: str, views: int, arm: str) -> Mapping[str, Any]:
 def all_jobs(plan: Plan) -> list[Job]:
     """The classifiers, what they are worth, and what explains them."""
     weights = {views: f"weights-{views}-views" for views in plan.views}
-    found = [Job(name, (), train, (views,)) for views, name in weights.items()]
+    found = [Job(f"classifier-{DRAWN}", (), measure_drawn, ())]
+    found += [Job(name, (), train, (views,)) for views, name in weights.items()]
     for views, name in weights.items():
         found.append(Job(f"classifier-{views}", (name,), measure, (views,)))
         for arm in ARMS if tuned((ARM,)) else ():

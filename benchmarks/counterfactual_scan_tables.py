@@ -19,6 +19,8 @@ ARMS = {"without": None, "weak": 0.1, "middle": 0.3, "strong": 1.0}
 TITLES = {"without": "without the scan"} | {
     arm: f"with the scan, {price:g} nats" for arm, price in ARMS.items() if price is not None
 }
+# In place of a number of views: pictures that were not scanned.
+DRAWN = "drawn"
 _IN_THE_PICTURE = ("without", "middle")
 # Nuts of each number of views in the picture.
 _SHOWN = 2
@@ -74,7 +76,7 @@ def table(plan: Plan) -> str:
 
 def _of_classifiers(plan: Plan) -> str:
     rows = []
-    for views in plan.views:
+    for views in (DRAWN, *plan.views):
         path = path_of(plan, f"classifier-{views}")
         if path.exists():
             found = read(path)

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from small_runs import network_run
+from small_runs import network_run, quantified_run
 
 import dipct
 from dipct.errors import (
@@ -33,8 +33,8 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def found(run):
-    return dipct.quantify(run)
+def found():
+    return quantified_run()
 
 
 def test_a_run_gets_its_uncertainty(run, found):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_runs import network_run
+from small_runs import network_run, quantified_run
 
 import dipct
 from dipct.pipeline.uncertainty import linearised_model_of
@@ -16,8 +16,8 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def found(run):
-    return dipct.quantify(run)
+def found():
+    return quantified_run()
 
 
 @pytest.fixture(scope="module")
