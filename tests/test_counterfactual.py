@@ -438,7 +438,7 @@ def test_names_of_classes_may_hold_any_letters(tmp_path):
     [
         ({"queries": np.zeros((3, 8, 8), np.float32)}, ShapeError, r"images \(3, 16, 16\)"),
         ({"queries": np.zeros((1, 16, 16), np.float32)}, ShapeError, r"got \(1, 16, 16\)"),
-        ({"queries": 255 * queries()[1]}, DataError, "Divide bytes by 255"),
+        ({"queries": np.full((3, 3, 16, 16), 99.0)}, DataError, "Divide bytes by 255"),
         ({"queries": np.full((3, 16, 16), np.nan)}, DataError, "finite"),
         ({"measurement_weight": 2.0}, ConfigurationError, "without a measurement"),
         ({"targets": 1.7}, ConfigurationError, "numbers of classes"),
