@@ -10,6 +10,7 @@ from counterfactual_cases import read, slug
 from counterfactual_jobs import DISCREPANCY_ARMS, jobs
 from counterfactual_plans import ARMS, FULL, Plan
 from job_options import publish
+from job_queue import path_of
 
 from dipct.evaluation import bootstrap_interval
 from dipct.pretrain.classifier_discrepancy import LEAST_COUNTERFACTUALS
@@ -238,6 +239,20 @@ def discrepancies(folder: Path, case: str) -> str:
     return "\n".join(lines)
 
 
+def times(plan: Plan, case: str) -> str:
+    """Processor time of a query by each arm, without what networks begin with."""
+    found = {}
+    for name in plan.arms:
+        paths = [path_of(plan, f"run-{case}-{seed}-{slug(name)}") for seed in plan.seeds]
+        taken = [read(path)["processor_seconds_per_query"] for path in paths if path.exists()]
+        if taken:
+            found[name] = float(np.mean(taken))
+    if not found:
+        return ""
+    said = ", ".join(f"{name} {taken:.1f}" for name, taken in found.items())
+    return f"Processor time of a query [s], {plan.batch} at a time: {said}."
+
+
 def missing(plan: Plan, case: str) -> str:
     """What is left to do, and what never will be done."""
     todo = jobs(plan, case)
@@ -260,7 +275,7 @@ def write_page(plan: Plan, options: Namespace) -> None:
         parts = [table(folder, case)]
         if rows_of(folder, case):
             parts += [part(folder, case) for part in (goals, claims, discrepancies)]
-            parts.append(missing(plan, case))
+            parts += [times(plan, case), missing(plan, case)]
         text = "\n\n".join(part for part in parts if part)
         results = [path for path in folder.glob(f"*-{case}*.json") if "-" in path.stem]
         publish(f"counterfactuals {case}{ending}", text, results, options)
