@@ -241,6 +241,8 @@ def discrepancies(folder: Path, case: str) -> str:
 
 def times(plan: Plan, case: str) -> str:
     """Processor time of a query by each arm, without what networks begin with."""
+    if plan.device != "cpu":
+        return ""
     found = {}
     for name in plan.arms:
         paths = [path_of(plan, f"run-{case}-{seed}-{slug(name)}") for seed in plan.seeds]
@@ -250,7 +252,7 @@ def times(plan: Plan, case: str) -> str:
     if not found:
         return ""
     said = ", ".join(f"{name} {taken:.1f}" for name, taken in found.items())
-    return f"Processor time of a query [s], {plan.batch} at a time: {said}."
+    return f"Processor time of a query [s], up to {plan.batch} at a time: {said}."
 
 
 def missing(plan: Plan, case: str) -> str:
