@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from compared_arms import say_untuned, tuned
 from counterfactual_cases import read, slug
-from counterfactual_pictures import PICTURES
+from counterfactual_pictures import NOISY_DOTS_PER_INCH, PICTURES
 from counterfactual_plans import FIT_STEPS, Plan
 from counterfactual_real_data import CELL_FILE, DIGIT_FILES, Parts, cells, digits, refuse_missing
 from counterfactual_tables import cell
@@ -50,8 +50,6 @@ COLUMNS = {
 }
 # Of each pair of classes.
 QUERIES = 8
-# Noise does not compress: at the usual resolution the picture of cells is over a megabyte.
-_DOTS_PER_INCH = 110
 TV, INR, DISC, L1 = "LSO + TV + l2", "LSO + INR", "LSO + INR + DEP", "L1 + INR"
 COMPARED = ((DISC, INR), (L1, INR), (DISC, L1), (INR, "PGD"), (DISC, "PGD"))
 
@@ -286,7 +284,8 @@ def picture(plan: Plan, name: str) -> None:
         list(next(iter(images.values()))[0]), {arm: list(found[1]) for arm, found in images.items()}
     )
     folder = PICTURES if CASES[name].may_be_shown else plan.runs
-    save_figure(figure, folder / f"counterfactuals-{name}.png", dots_per_inch=_DOTS_PER_INCH)
+    path = folder / f"counterfactuals-{name}.png"
+    save_figure(figure, path, dots_per_inch=NOISY_DOTS_PER_INCH)
 
 
 def main() -> None:

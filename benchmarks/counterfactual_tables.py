@@ -239,6 +239,28 @@ def discrepancies(folder: Path, case: str) -> str:
     return "\n".join(lines)
 
 
+def heads(plan: Plan, case: str) -> str:
+    """What the gate and both heads of each classifier found."""
+    paths = [path_of(plan, f"classifier-{case}-{seed}") for seed in plan.seeds]
+    found = [read(path) for path in paths if path.exists()]
+    if not found:
+        return ""
+
+    def of_all(part: str, key: str) -> str:
+        return ", ".join(f"{each[part][key]:.3f}" for each in found)
+
+    finds = [
+        f"{title} {of_all(part, 'auroc_misclassified')} (misclassified), "
+        f"{of_all(part, 'auroc_shifted')} (shifted)"
+        for part, title in (("report", "loss estimator"), ("centroids", "centroids"))
+    ]
+    return (
+        "Of each classifier, share that true counterfactuals flip: "
+        f"{of_all('gate', 'causal_flips')}; that nuisances flip: "
+        f"{of_all('gate', 'nuisance_flips')}; AUROC of the {', of the '.join(finds)}."
+    )
+
+
 def times(plan: Plan, case: str) -> str:
     """Processor time of a query by each arm, without what networks begin with."""
     if plan.device != "cpu":
@@ -277,7 +299,7 @@ def write_page(plan: Plan, options: Namespace) -> None:
         parts = [table(folder, case)]
         if rows_of(folder, case):
             parts += [part(folder, case) for part in (goals, claims, discrepancies)]
-            parts += [times(plan, case), missing(plan, case)]
+            parts += [part(plan, case) for part in (heads, times, missing)]
         text = "\n\n".join(part for part in parts if part)
         results = [path for path in folder.glob(f"*-{case}*.json") if "-" in path.stem]
         publish(f"counterfactuals {case}{ending}", text, results, options)

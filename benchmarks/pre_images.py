@@ -105,7 +105,7 @@ def stage_lines(plan: PreImagePlan) -> tuple[str, list[str]]:
         found = [result(plan, "pre-image", layer, method, NONE) for method in METHODS]
         if any(found):
             rows.append([layer, *(interval(each["psnr_db"]) if each else "-" for each in found)])
-        of_tv, of_dip = (dict(zip(METHODS, found, strict=True))[name] for name in PRIORS)
+        of_tv, of_dip = (result(plan, "pre-image", layer, method, NONE) for method in PRIORS)
         if of_tv and of_dip:
             lead = np.array(of_dip["psnr_db"]) - of_tv["psnr_db"]
             claims.append(
